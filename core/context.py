@@ -1,0 +1,180 @@
+"""Context selection: which earlier messages a gate or resolver may see.
+
+Of the last :data:`HORIZON` messages before a question the likeliest antecedents are kept, in order of time. Likelihood is a logistic model over eight surface features (reply link, addressed member, same
+sender, shared terms, recency ...). Its weights were fitted by ``python -m scripts.context_weights`` on human reply links of IRC channels; docs/experiments.md has the figures.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from core.addressing import addressees
+from core.messages import ContextLine, ConversationKey, Message, Question, Utterance
+from core.ports import Inbox
+
+#: Earlier messages that are considered at all.
+HORIZON = 60
+
+FEATURES = ("reply_target", "log_distance", "log_minutes", "same_sender", "addressed", "addresses_asker", "shared_terms", "addressed_before", "asks")
+#: Fitted weights, one for each of :data:`FEATURES`. A quoted message always comes first.
+WEIGHTS = (20.0, -1.61, -0.91, 2.31, 3.66, 1.47, 0.87, 1.89, 0.31)
+
+_TERM = re.compile(r"[a-z0-9][a-z0-9_.+\-]{2,}|[\u4e00-\u9fff]{2,}")
+_ASKS = re.compile(r"[?？]|[吗么呢]\s*$|怎么|什么|为啥|为什么|如何")
+_COMMON = frozenset(["the", "and", "for", "you", "that", "this", "with", "have", "are", "was", "not", "but", "can", "what", "how", "just", "like", "get", "any", "all", "one", "from", "out", "has", "don't", "i'm", "it's", "yes", "will"])
+
+
+@lru_cache(maxsize=8192)
+def terms(text: str) -> frozenset[str]:
+    """Latin words of three letters and more, and Chinese bigrams, case-folded."""
+    found: set[str] = set()
+    for match in _TERM.finditer(text.casefold()):
+        word = match.group()
+        if word[0] < "\u4e00":
+            if word not in _COMMON:
+                found.add(word)
+        else:
+            found.update(word[i : i + 2] for i in range(len(word) - 1))
+    return frozenset(found)
+
+
+def _names(message: Message) -> set[str]:
+    return {name.casefold() for name in (message.sender_name, message.sender_id) if name}
+
+
+def features(utterance: Utterance, earlier: Sequence[Message]) -> list[tuple[float, ...]]:
+    """Features of each earlier message (oldest first) as antecedent of ``utterance``. Shape (len(earlier), len(FEATURES))."""
+    text = utterance.text
+    asker = {name.casefold() for name in (utterance.sender_name, utterance.sender_id) if name}
+    spoken_to = set(addressees(text)) | {mention.casefold() for mention in utterance.mentions}
+    asked_terms = terms(text)
+    partners: set[str] = set()  # whom the asker addressed lately, and who addressed the asker
+    for message in earlier:
+        if message.sender_id == utterance.sender_id:
+            partners.update(addressees(message.text))
+        elif asker & set(addressees(message.text)):
+            partners |= _names(message)
+    rows: list[tuple[float, ...]] = []
+    for distance, message in zip(range(len(earlier), 0, -1), earlier, strict=True):
+        names = _names(message)
+        shared = asked_terms & terms(message.text)
+        minutes = max(0.0, (utterance.started_at - message.sent_at).total_seconds()) / 60
+        rows.append(
+            (
+                float(message.message_id == utterance.reply_to),
+                math.log1p(distance),
+                math.log1p(minutes),
+                float(message.sender_id == utterance.sender_id),
+                float(bool(names & spoken_to)),
+                float(bool(asker & set(addressees(message.text)))),
+                min(3.0, float(len(shared))),
+                float(not spoken_to and bool(names & partners)),
+                float(bool(_ASKS.search(message.text))),
+            )
+        )
+    return rows
+
+
+def rank(utterance: Utterance, earlier: Sequence[Message]) -> list[int]:
+    """Indices of ``earlier`` (oldest first), likeliest antecedent first; of equals the latest."""
+    scores = [sum(w * x for w, x in zip(WEIGHTS, row, strict=True)) for row in features(utterance, earlier)]
+    return sorted(range(len(earlier)), key=lambda i: (-scores[i], -i))
+
+
+def select(utterance: Utterance, earlier: Sequence[Message], limit: int) -> list[Message]:
+    """At most ``limit`` messages of ``earlier`` (oldest first): half the latest, so that the flow stays readable, half the likeliest antecedents."""
+    if len(earlier) <= limit:
+        return list(earlier)
+    kept = set(range(len(earlier) - limit // 2, len(earlier)))
+    for index in rank(utterance, earlier):
+        if len(kept) >= limit:
+            break
+        kept.add(index)
+    return [earlier[index] for index in sorted(kept)]
+
+
+def fit_budget(lines: Iterable[ContextLine], budget: int, cost: int = 8) -> tuple[ContextLine, ...]:
+    """The latest lines whose text fits into ``budget`` tokens, the quoted line always among them. A token is counted as one Chinese character or four others; ``cost`` per line for its sender."""
+    listed = list(lines)
+    quoted = [index for index, line in enumerate(listed) if line.is_reply_target]
+    kept: set[int] = set()
+    for index in (*quoted, *range(len(listed) - 1, -1, -1)):
+        if index in kept:
+            continue
+        budget -= token_estimate(listed[index].text) + cost
+        if budget < 0:
+            break
+        kept.add(index)
+    return tuple(listed[index] for index in sorted(kept))
+
+
+def token_estimate(text: str) -> int:
+    """A cheap upper estimate of the tokens of ``text``."""
+    wide = sum(1 for char in text if char >= "\u2e80")
+    return wide + (len(text) - wide + 3) // 4
+
+
+class ConversationMemory:
+    """The latest messages of each conversation, in order of arrival; older ones are read from the inbox when a question needs them."""
+
+    def __init__(self, inbox: Inbox, context_lines: int, *, conversations: int = 512) -> None:
+        self._inbox, self._limit = inbox, context_lines
+        self._kept: OrderedDict[ConversationKey, deque[Message]] = OrderedDict()
+        self._conversations = conversations
+
+    async def add(self, message: Message) -> None:
+        """Take a stored message. The first of a conversation brings what the inbox holds before it."""
+        kept = self._kept.get(message.conversation)
+        if kept is None:
+            kept = self._kept[message.conversation] = deque(await self._inbox.history(message, HORIZON), maxlen=4 * HORIZON)
+            if len(self._kept) > self._conversations:
+                self._kept.popitem(last=False)
+        else:
+            self._kept.move_to_end(message.conversation)
+        kept.append(message)
+
+    def remove(self, conversation: ConversationKey, message_id: str) -> None:
+        kept = self._kept.get(conversation)
+        if kept is not None:
+            remaining = [message for message in kept if message.message_id != message_id]
+            kept.clear()
+            kept.extend(remaining)
+
+    async def question(self, utterance: Utterance, rule: str, glossary: tuple[str, ...]) -> Question:
+        """The question that ``utterance`` asks, with its context as it stood when its last message arrived."""
+        own = {message.message_id for message in utterance.messages}
+        earlier = await self._before(utterance.messages[-1], own)
+        lines = tuple(
+            ContextLine(
+                sender=message.shown_name,
+                text=message.text,
+                message_id=message.message_id,
+                seconds_before=max(0.0, (utterance.started_at - message.sent_at).total_seconds()),
+                is_reply_target=message.message_id == utterance.reply_to,
+            )
+            for message in select(utterance, earlier, self._limit)
+        )
+        return Question(
+            id=utterance.id,
+            conversation=utterance.conversation,
+            sender=utterance.sender_name or utterance.sender_id,
+            text=utterance.text,
+            asked_at=utterance.started_at,
+            context=lines,
+            message_ids=tuple(message.message_id for message in utterance.messages),
+            sender_id=utterance.sender_id,
+            chat_name=utterance.messages[-1].chat_name,
+            rule=rule,
+            glossary=glossary,
+        )
+
+    async def _before(self, last: Message, own: set[str]) -> list[Message]:
+        kept = list(self._kept.get(last.conversation, ()))
+        position = next((index for index in range(len(kept) - 1, -1, -1) if kept[index].message_id == last.message_id), None)
+        if position is None:  # so much was said while the utterance was open that it left the memory
+            kept = await self._inbox.history(last, HORIZON + len(own))
+        return [message for message in kept[:position] if message.message_id not in own][-HORIZON:]

@@ -1,0 +1,219 @@
+"""Value types that travel through the pipeline. All are frozen; times are aware datetimes in UTC.
+
+A :class:`Message` is what a member sent. Successive messages of one member that belong together form an :class:`Utterance`. An utterance that asks something is a
+:class:`Question`, seen with its :class:`ContextLine` list. A gate gives it a :class:`Verdict`; a resolver a :class:`Resolution`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class MessageKind(StrEnum):
+    """What a message carries. Everything but ``TEXT`` has a place-holder such as ``[图片]`` as its text."""
+
+    TEXT = "text"
+    IMAGE = "image"
+    FILE = "file"
+    AUDIO = "audio"
+    VIDEO = "video"
+    STICKER = "sticker"
+    LINK = "link"
+    CARD = "card"
+    SYSTEM = "system"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ConversationKey:
+    """One group chat: two platforms may use the same ``chat_id`` for different groups."""
+
+    platform: str
+    chat_id: str
+
+    def __str__(self) -> str:
+        return f"{self.platform}:{self.chat_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message as a platform delivered it.
+
+    ``mentions`` are sender ids; ``reply_to`` is the ``message_id`` of the quoted message; ``sent_at`` is the platform's time, not ours.
+    """
+
+    platform: str
+    chat_id: str
+    message_id: str
+    sender_id: str
+    text: str
+    sent_at: datetime
+    chat_name: str = ""
+    sender_name: str = ""
+    kind: MessageKind = MessageKind.TEXT
+    mentions: tuple[str, ...] = ()
+    reply_to: str | None = None
+    thread_id: str | None = None
+
+    @property
+    def conversation(self) -> ConversationKey:
+        return ConversationKey(self.platform, self.chat_id)
+
+    @property
+    def key(self) -> str:
+        """Unique over all platforms and chats."""
+        return f"{self.platform}:{self.chat_id}:{self.message_id}"
+
+    @property
+    def shown_name(self) -> str:
+        return self.sender_name or self.sender_id
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """A member took a message back: it must vanish everywhere."""
+
+    platform: str
+    chat_id: str
+    message_id: str
+    at: datetime
+
+    @property
+    def conversation(self) -> ConversationKey:
+        return ConversationKey(self.platform, self.chat_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """Successive messages of one sender that belong together, in order of arrival. Never empty."""
+
+    messages: tuple[Message, ...]
+
+    @property
+    def id(self) -> str:
+        """The key of the first message: stable over restarts."""
+        return self.messages[0].key
+
+    @property
+    def conversation(self) -> ConversationKey:
+        return self.messages[0].conversation
+
+    @property
+    def sender_id(self) -> str:
+        return self.messages[0].sender_id
+
+    @property
+    def sender_name(self) -> str:
+        return self.messages[-1].sender_name
+
+    @property
+    def text(self) -> str:
+        return join_texts([message.text for message in self.messages])
+
+    @property
+    def started_at(self) -> datetime:
+        return self.messages[0].sent_at
+
+    @property
+    def ended_at(self) -> datetime:
+        return max(message.sent_at for message in self.messages)
+
+    @property
+    def reply_to(self) -> str | None:
+        return next((m.reply_to for m in self.messages if m.reply_to), None)
+
+    @property
+    def mentions(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(mention for m in self.messages for mention in m.mentions))
+
+
+def join_texts(texts: list[str]) -> str:
+    """Texts of one utterance as one line of text: half sentences are joined by a space."""
+    return " ".join(text.strip() for text in texts if text.strip())
+
+
+@dataclass(frozen=True, slots=True)
+class ContextLine:
+    """One earlier message as a gate or resolver sees it. Senders are names, never ids of the platform.
+
+    ``seconds_before`` is the time from this line to the question. ``is_reply_target``: the question quotes this very message.
+    """
+
+    sender: str
+    text: str
+    message_id: str = ""
+    seconds_before: float = 0.0
+    is_reply_target: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An utterance that asks something, with the conversation before it (oldest line first).
+
+    ``context`` holds every line that later stages may use (at most ``[gate] context_lines``); ``rule`` names the filter rule that kept it.
+    """
+
+    id: str
+    conversation: ConversationKey
+    sender: str
+    text: str
+    asked_at: datetime
+    context: tuple[ContextLine, ...] = ()
+    message_ids: tuple[str, ...] = ()
+    sender_id: str = ""
+    chat_name: str = ""
+    rule: str = ""
+    glossary: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A gate's judgement. ``probability`` is P(needs resolution) in 0..1, calibrated where a calibration is shipped.
+
+    ``stage`` tells what settled it: ``encoder`` (head alone), ``lm`` (language model, combined with the head where there is one).
+    """
+
+    probability: float
+    threshold: float
+    model: str
+    prompt_version: str
+    stage: str = "lm"
+    adapter: str = ""
+    latency_ms: float = 0.0
+
+    @property
+    def needs_resolution(self) -> bool:
+        return self.probability >= self.threshold
+
+
+class RefusalReason(StrEnum):
+    """Why a question that needs resolution goes on unresolved."""
+
+    NO_CONTEXT = "no_context"
+    NO_CANDIDATE = "no_candidate"
+    UNCHANGED = "unchanged"
+    INVENTED = "invented"
+    LOST_WORDS = "lost_words"
+    UNSURE = "unsure"
+    BACKEND_FAILED = "backend_failed"
+    SWITCHED_OFF = "switched_off"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What the resolver made of a question. ``rewrite`` is the accepted text or None; ``candidate`` the best one before acceptance.
+
+    ``confidence`` is the calibrated probability in 0..1 that ``candidate`` names the right antecedent.
+    """
+
+    candidate: str | None
+    rewrite: str | None
+    confidence: float
+    model: str
+    prompt_version: str
+    reason: RefusalReason | None = None
+    adapter: str = ""
+    latency_ms: float = 0.0
+    invented: tuple[str, ...] = field(default=())

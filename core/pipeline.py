@@ -1,0 +1,255 @@
+"""The one place where the stages meet: stored message -> merger -> question filter -> gate -> resolver, each result logged before the next step.
+
+Merging and filtering happen in the conversation's lane of the bus. Judging and resolving wait in two bounded queues of their own, so that a slow model holds up neither the intake nor another conversation, and
+questions that wait together are judged together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from core.bus import EventBus
+from core.clock import Clock, SystemClock
+from core.context import ConversationMemory
+from core.errors import BackendError
+from core.events import MessageRecalled, MessageStored, QuestionAsked, QuestionJudged, QuestionResolved, UtteranceClosed
+from core.merger import Merger
+from core.messages import Question, Utterance, Verdict
+from core.ports import Gate, Inbox, QuestionLog, Resolver
+from core.question_filter import QuestionFilter
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Counts:
+    """What went through a pipeline since it was made."""
+
+    utterances: int = 0
+    questions: int = 0
+    judged: int = 0
+    needs_resolution: int = 0
+    resolved: int = 0
+    backend_failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSettings:
+    """``context_lines``: earlier messages that a question keeps; ``judge_together``: most questions in one call of the gate; ``record_together``: most utterances in one transaction; ``queue_size``: questions that may wait for a model before intake waits."""
+
+    context_lines: int = 16
+    judge_together: int = 16
+    record_together: int = 500
+    queue_size: int = 256
+    glossary: tuple[str, ...] = ()
+
+
+class Pipeline:
+    """Subscribes to a bus and carries messages through. With ``gate=None`` questions are logged unjudged, with ``resolver=None`` they are only judged."""
+
+    def __init__(
+        self,
+        bus: EventBus,
+        inbox: Inbox,
+        questions: QuestionLog,
+        merger: Merger,
+        question_filter: QuestionFilter,
+        gate: Gate | None = None,
+        resolver: Resolver | None = None,
+        settings: PipelineSettings | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.bus, self.inbox, self.questions, self.merger, self.filter = bus, inbox, questions, merger, question_filter
+        self.gate, self.resolver = gate, resolver
+        self.settings = settings or PipelineSettings()
+        self.counts = Counts()
+        self._clock = clock or SystemClock()
+        self._memory = ConversationMemory(inbox, self.settings.context_lines)
+        self._to_record: asyncio.Queue[tuple[Utterance, Question | None]] = asyncio.Queue(2 * self.settings.record_together)
+        self._to_judge: asyncio.Queue[Question] = asyncio.Queue(self.settings.queue_size)
+        self._to_resolve: asyncio.Queue[tuple[Question, Verdict]] = asyncio.Queue(self.settings.queue_size)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._already_merged: set[str] = set()
+        self._timer_wake = asyncio.Event()
+        bus.subscribe(MessageStored, self._on_message)
+        bus.subscribe(MessageRecalled, self._on_recall)
+        bus.subscribe(UtteranceClosed, self._on_utterance)
+
+    # --- life
+
+    async def start(self, *, live: bool = True) -> None:
+        """Take up what an earlier run left open, then work. ``live``: close utterances by the clock, not only by later messages."""
+        for worker in (self._record_waiting, self._judge_waiting, self._resolve_waiting):
+            self._tasks.append(asyncio.create_task(worker(), name=worker.__name__))
+        await self._recover()
+        if live:
+            self._tasks.append(asyncio.create_task(self._close_by_clock(), name="merge timer"))
+
+    async def _recover(self) -> None:
+        unmerged, unfinished = await self.inbox.unmerged(), await self.questions.unfinished()
+        self._already_merged = set(unmerged.merged)
+        for message in unmerged.messages:
+            await self.bus.publish(MessageStored(message, live=False))
+        for entry in unfinished:
+            question, verdict = entry.question, entry.verdict
+            if verdict is None and self.gate is not None:
+                await self._to_judge.put(question)
+            elif verdict is not None and self.resolver is not None:
+                await self._to_resolve.put((question, verdict))
+
+    async def drain(self) -> None:
+        """Wait until every message seen so far is through all stages. Utterances that are still open stay open."""
+        while True:
+            await self.bus.drain()
+            for queue in (self._to_record, self._to_judge, self._to_resolve):
+                await queue.join()
+            if self.bus.idle and not any(self.waiting.values()):
+                return
+
+    async def flush(self) -> None:
+        """Close all open utterances (the end of a replay), and drain."""
+        await self.bus.drain()
+        for utterance in self.merger.flush():
+            await self._publish_utterance(utterance)
+        await self.drain()
+
+    async def stop(self) -> None:
+        """Cancel the workers. What waits is in the database and is taken up by the next start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """Queue lengths by stage."""
+        return {"bus": self.bus.waiting, "storage": self._to_record.qsize(), "gate": self._to_judge.qsize(), "resolver": self._to_resolve.qsize()}
+
+    # --- merging
+
+    async def _on_message(self, event: MessageStored) -> None:
+        await self._memory.add(event.message)
+        for utterance in self.merger.add(event.message):
+            await self._publish_utterance(utterance)
+        self._timer_wake.set()
+
+    async def _publish_utterance(self, utterance: Utterance) -> None:
+        if self._already_merged:  # only after a restart: what was recorded before it is not recorded again
+            fresh = tuple(message for message in utterance.messages if message.key not in self._already_merged)
+            self._already_merged.difference_update(message.key for message in utterance.messages)
+            if not fresh:
+                return
+            utterance = Utterance(fresh)
+        await self.bus.publish(UtteranceClosed(utterance))
+
+    async def _close_by_clock(self) -> None:
+        while True:
+            self._timer_wake.clear()
+            for utterance in self.merger.close_due(self._clock.now()):
+                await self._publish_utterance(utterance)
+            await self._until_due_or_message()
+
+    async def _until_due_or_message(self) -> None:
+        """Return when the earliest window passes, or at the next message: it may bring an earlier one."""
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._timer_wake.wait())]
+        deadline = self.merger.next_deadline()
+        if deadline is not None:
+            waits.append(asyncio.ensure_future(self._clock.sleep((deadline - self._clock.now()).total_seconds() + 0.01)))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _on_recall(self, event: MessageRecalled) -> None:
+        self.merger.remove(event.conversation, event.recall.message_id)
+        self._memory.remove(event.conversation, event.recall.message_id)
+
+    # --- filtering and recording
+
+    async def _on_utterance(self, event: UtteranceClosed) -> None:
+        utterance = event.utterance
+        self.counts.utterances += 1
+        kept = self.filter.examine(utterance.text)
+        question = await self._memory.question(utterance, kept.rule, self.settings.glossary) if kept.is_question else None
+        await self._to_record.put((utterance, question))
+
+    async def _record_waiting(self) -> None:
+        while True:
+            batch = await _take(self._to_record, self.settings.record_together)
+            await self._guarded("storage", lambda batch=batch: self._record(batch))  # type: ignore[misc]
+            for _ in batch:
+                self._to_record.task_done()
+
+    async def _record(self, batch: Sequence[tuple[Utterance, Question | None]]) -> None:
+        await self.questions.record_many(batch)
+        for _, question in batch:
+            if question is not None:
+                self.counts.questions += 1
+                self.bus.publish_result(QuestionAsked(question))
+                if self.gate is not None:
+                    await self._to_judge.put(question)
+
+    # --- judging and resolving
+
+    async def _judge_waiting(self) -> None:
+        while True:
+            batch = await _take(self._to_judge, self.settings.judge_together)
+            await self._guarded("gate", lambda batch=batch: self._judge(batch))  # type: ignore[misc]
+            for _ in batch:
+                self._to_judge.task_done()
+
+    async def _judge(self, batch: Sequence[Question]) -> None:
+        assert self.gate is not None
+        for question, verdict in zip(batch, await self.gate.judge(batch), strict=True):
+            await self.questions.judged(question.id, verdict)
+            self.counts.judged += 1
+            self.bus.publish_result(QuestionJudged(question, verdict))
+            if not verdict.needs_resolution:
+                self.bus.publish_result(QuestionResolved(question, verdict, None))
+                continue
+            self.counts.needs_resolution += 1
+            if self.resolver is None:
+                self.bus.publish_result(QuestionResolved(question, verdict, None))
+            else:
+                await self._to_resolve.put((question, verdict))
+
+    async def _resolve_waiting(self) -> None:
+        while True:
+            question, verdict = await self._to_resolve.get()
+            await self._guarded("resolver", lambda q=question, v=verdict: self._resolve(q, v))  # type: ignore[misc]
+            self._to_resolve.task_done()
+
+    async def _resolve(self, question: Question, verdict: Verdict) -> None:
+        assert self.resolver is not None
+        resolution = await self.resolver.resolve(question)
+        await self.questions.resolved(question.id, resolution)
+        if resolution.rewrite is not None:
+            self.counts.resolved += 1
+        self.bus.publish_result(QuestionResolved(question, verdict, resolution))
+
+    async def _guarded(self, stage: str, work: Callable[[], Awaitable[None]]) -> None:
+        """A failing model or database must not end the worker: its questions stay unfinished in the log and are taken up by the next start."""
+        try:
+            await work()
+        except BackendError as error:
+            self.counts.backend_failures += 1
+            log.warning("backend_failed", stage=stage, backend=error.backend, problem=error.problem)
+        except Exception as error:
+            self.counts.backend_failures += 1
+            log.error("stage_failed", stage=stage, error=type(error).__name__)
+            log.debug("stage_failed_detail", stage=stage, detail=str(error))
+
+
+async def _take(queue: asyncio.Queue[T], most: int) -> list[T]:
+    """Wait for one item, and take what else waits, up to ``most``."""
+    taken = [await queue.get()]
+    while len(taken) < most and not queue.empty():
+        taken.append(queue.get_nowait())
+    return taken

@@ -1,0 +1,207 @@
+"""Erasing: a recalled message, a member who wants to be forgotten, what is older than the retention. All that was derived of a text goes with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from difflib import SequenceMatcher
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from core.messages import ConversationKey, MessageKind, Recall, RefusalReason
+from storage.engine import insert_new
+from storage.models import labels, messages, questions, replies, rewrites
+
+_PAGE = 200
+_CHUNK = 500
+_PATTERN_LENGTH = 100
+_KEEP_LINES = sa.update(questions).where(questions.c.id == sa.bindparam("in_question")).values(context=sa.bindparam("lines", type_=questions.c.context.type))
+_BLANK_LABEL: dict[str, Any] = {"rewrite": None}
+_BLANK_REWRITE: dict[str, Any] = {"candidate": None, "rewrite": None, "invented": [], "reason": RefusalReason.NO_CONTEXT.value}
+
+
+@dataclass(slots=True)
+class Erased:
+    """What must vanish from one conversation: ids of messages, and their texts by the names that their sender went by."""
+
+    conversation: ConversationKey
+    message_ids: set[str] = field(default_factory=set)
+    texts: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+
+    def add(self, row: Any) -> None:
+        """Take in a row of ``messages`` (message_id, sender_id, sender_name, text)."""
+        self.message_ids.add(row.message_id)
+        self.names.update(name for name in (row.sender_name, row.sender_id) if name)
+        if row.text.strip():
+            self.texts.add(row.text.strip())
+
+    def carries(self, line: dict[str, Any]) -> bool:
+        """True when a context line shows one of the texts: by its id, or by name and text where it stands for several messages."""
+        if line["message_id"] in self.message_ids:
+            return True
+        return line["sender"] in self.names and any(text in line["text"] for text in self.texts)
+
+
+def recall_message(connection: Connection, recall: Recall, now: datetime) -> bool:
+    """Erase one message and what was derived of it. False when it was not stored; a mark is left, so that it is not stored later."""
+    where = (messages.c.platform == recall.platform, messages.c.chat_id == recall.chat_id, messages.c.message_id == recall.message_id)
+    row = connection.execute(sa.select(messages).where(*where)).first()
+    if row is None:
+        _leave_mark(connection, recall, now)
+        return False
+    if row.recalled_at is not None:
+        return bool(row.sender_id)
+    connection.execute(sa.update(messages).where(*where).values(text="", mentions=None, recalled_at=recall.at))
+    erased = Erased(recall.conversation)
+    erased.add(row)
+    if row.utterance_id is not None:
+        connection.execute(sa.delete(questions).where(questions.c.id == row.utterance_id))
+        # A context line shows a whole utterance under the id of one of its messages.
+        siblings = sa.select(messages.c.message_id).where(*where[:2], messages.c.utterance_id == row.utterance_id)
+        erased.message_ids.update(connection.scalars(siblings))
+    erase_derived(connection, erased, _mentions(erased))
+    return True
+
+
+def forget_member(connection: Connection, platform: str, sender_id: str) -> int:
+    """Delete all messages and questions of a member and what was derived of them. Returns the number of messages."""
+    by_chat: dict[str, Erased] = {}
+    own = (messages.c.platform == platform, messages.c.sender_id == sender_id)
+    rows = connection.execute(sa.select(messages.c.chat_id, messages.c.message_id, messages.c.sender_id, messages.c.sender_name, messages.c.text).where(*own)).all()
+    for row in rows:
+        by_chat.setdefault(row.chat_id, Erased(ConversationKey(platform, row.chat_id))).add(row)
+    connection.execute(sa.delete(questions).where(questions.c.platform == platform, questions.c.sender_id == sender_id))
+    for erased in by_chat.values():
+        erase_derived(connection, erased)
+    connection.execute(sa.delete(messages).where(*own))
+    _forget_mentions(connection, platform, sender_id)
+    return len(rows)
+
+
+def erase_before(connection: Connection, limit: datetime) -> int:
+    """Delete what came before ``limit``: messages, questions with all that hangs on them, replies. Returns the number of messages."""
+    connection.execute(sa.delete(questions).where(questions.c.created_at < limit))
+    connection.execute(sa.delete(replies).where(replies.c.created_at < limit))
+    return connection.execute(sa.delete(messages).where(messages.c.received_at < limit)).rowcount
+
+
+def erase_derived(connection: Connection, erased: Erased, prefilter: sa.ColumnElement[bool] | None = None) -> None:
+    """Take the erased texts out of contexts, rewrites, labels and replies of a conversation. ``prefilter``: which questions may carry them at all."""
+    here = (questions.c.platform == erased.conversation.platform, questions.c.chat_id == erased.conversation.chat_id)
+    last = ""
+    while True:
+        page = connection.execute(
+            sa.select(questions.c.id, questions.c.text, questions.c.context)
+            .where(*here, questions.c.id > last, *(() if prefilter is None else (prefilter,)))
+            .order_by(questions.c.id)
+            .limit(_PAGE)
+        ).all()
+        _erase_lines(connection, erased, page)
+        if len(page) < _PAGE:
+            break
+        last = page[-1].id
+    _erase_replies(connection, erased)
+
+
+def _erase_lines(connection: Connection, erased: Erased, page: Iterable[Any]) -> None:
+    """Leave the erased lines out of the contexts of ``page`` (rows of id, text, context)."""
+    contexts: list[dict[str, Any]] = []
+    losses: dict[str, _Loss] = {}
+    for row in page:
+        kept = [line for line in row.context if not erased.carries(line)]
+        gone = [line for line in row.context if erased.carries(line)]
+        if gone:
+            contexts.append({"in_question": row.id, "lines": kept})
+            losses[row.id] = _Loss(row.text, _texts(gone), f"{row.text}\n{_texts(kept)}")
+    if losses:
+        connection.execute(_KEEP_LINES, contexts)
+        _erase_borrowed(connection, losses)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """What the context of a question lost, and what it still says."""
+
+    question: str
+    gone: str
+    still_there: str
+
+    def shows_in(self, text: str | None) -> bool:
+        """True when ``text``, a rewrite of the question, took words out of the lost lines."""
+        return text is not None and any(piece in self.gone and piece not in self.still_there for piece in _added(self.question, text))
+
+
+def _erase_borrowed(connection: Connection, losses: dict[str, _Loss]) -> None:
+    """Blank the rewrites and labelled rewrites that took words out of lost lines. Their rows stay: a question is not to be resolved again for it."""
+    for table, columns, blank in ((rewrites, ("candidate", "rewrite"), _BLANK_REWRITE), (labels, ("rewrite",), _BLANK_LABEL)):
+        rows = connection.execute(sa.select(table.c.id, table.c.question_id, *(table.c[name] for name in columns)).where(table.c.question_id.in_(losses))).mappings()
+        concerned = [row["id"] for row in rows if any(losses[row["question_id"]].shows_in(row[name]) for name in columns)]
+        if concerned:
+            connection.execute(sa.update(table).where(table.c.id.in_(concerned)).values(**blank))
+
+
+def _texts(lines: Iterable[dict[str, Any]]) -> str:
+    return "\n".join(line["text"] for line in lines)
+
+
+def _added(question: str, rewrite: str) -> list[str]:
+    """The pieces of ``rewrite`` that ``question`` has not."""
+    changes = SequenceMatcher(None, question, rewrite, autojunk=False).get_opcodes()
+    return [piece for tag, _, _, start, end in changes if tag in ("insert", "replace") and (piece := rewrite[start:end].strip())]
+
+
+def _erase_replies(connection: Connection, erased: Erased) -> None:
+    """Replies to erased messages lose their text and are not sent any more; their keys stay, so that none is queued again."""
+    here = (replies.c.platform == erased.conversation.platform, replies.c.chat_id == erased.conversation.chat_id)
+    for ids in _chunks(sorted(erased.message_ids)):
+        concerned = (*here, replies.c.reply_to.in_(ids))
+        connection.execute(sa.update(replies).where(*concerned, replies.c.state == "pending").values(state="expired"))
+        connection.execute(sa.update(replies).where(*concerned).values(text="", error=None))
+
+
+def _forget_mentions(connection: Connection, platform: str, sender_id: str) -> None:
+    pattern = _json_piece(sender_id)
+    concerned = (messages.c.platform == platform, sa.cast(messages.c.mentions, sa.Text).contains(pattern, autoescape=True))
+    for row in connection.execute(sa.select(messages.c.id, messages.c.mentions).where(*concerned)).all():
+        others = [mention for mention in row.mentions if mention != sender_id]
+        connection.execute(sa.update(messages).where(messages.c.id == row.id).values(mentions=others or None))
+    addressed = (replies.c.platform == platform, replies.c.mention == sender_id)
+    connection.execute(sa.update(replies).where(*addressed, replies.c.state == "pending").values(state="expired"))
+    connection.execute(sa.update(replies).where(*addressed).values(text="", mention=None, error=None))
+
+
+def _mentions(erased: Erased) -> sa.ColumnElement[bool]:
+    """Questions whose context may carry an erased line: the database looks, so that a long log need not be read."""
+    context = sa.cast(questions.c.context, sa.Text)
+    pieces = [*erased.message_ids, *erased.texts]
+    return sa.or_(sa.false(), *(context.contains(_json_piece(piece), autoescape=True) for piece in pieces))
+
+
+def _json_piece(text: str) -> str:
+    """The beginning of ``text`` as it stands inside a stored JSON string (databases bound the length of a pattern)."""
+    return json.dumps(text[:_PATTERN_LENGTH], ensure_ascii=False)[1:-1]
+
+
+def _leave_mark(connection: Connection, recall: Recall, now: datetime) -> None:
+    mark = {
+        "platform": recall.platform,
+        "chat_id": recall.chat_id,
+        "message_id": recall.message_id,
+        "sender_id": "",
+        "sender_name": "",
+        "kind": MessageKind.OTHER.value,
+        "text": "",
+        "sent_at": recall.at,
+        "received_at": now,
+        "recalled_at": recall.at,
+    }
+    connection.execute(insert_new(connection.dialect.name, messages), [mark])
+
+
+def _chunks(values: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))

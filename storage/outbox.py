@@ -1,0 +1,157 @@
+"""The outbox: replies wait here, durable, until their platform took them.
+
+A reply is claimed before it is sent. When the program dies in between, the claim runs out and the reply is sent again with the same
+idempotency key: once more at most, and not twice at all where the platform knows the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from core.messages import ConversationKey
+from core.ports import OutgoingReply
+from storage.engine import Database, insert_new
+from storage.models import replies
+
+
+class ReplyState(StrEnum):
+    """``failed``: refused for good; ``expired``: too old to be sent, or its question was erased."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedReply:
+    """A reply as the outbox holds it. ``attempts`` counts claims."""
+
+    reply: OutgoingReply
+    state: ReplyState
+    attempts: int
+    created_at: datetime
+    sent_at: datetime | None = None
+    platform_message_id: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    platform: str
+    limit: int
+    lease: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    key: str
+    values: dict[str, Any]
+
+
+class SqlOutbox:
+    """Repository of replies. Raises :class:`core.errors.StorageError`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def enqueue(self, reply: OutgoingReply) -> bool:
+        """Queue a reply. False, and nothing happens, when its idempotency key was queued before."""
+        return await self._database.writer.submit(self._enqueue, reply)
+
+    async def claim(self, platform: str, limit: int = 20, lease: timedelta = timedelta(seconds=60)) -> list[QueuedReply]:
+        """Due replies of a platform, oldest first, for the caller to send now. They are nobody else's for the time of ``lease``; after it they are due again unless marked."""
+        return await self._database.writer.submit(self._claim, _Claim(platform, limit, lease))
+
+    async def sent(self, key: str, platform_message_id: str) -> None:
+        """The platform took it."""
+        await self._finish(key, state=ReplyState.SENT.value, sent_at=self._database.now(), platform_message_id=platform_message_id, error=None)
+
+    async def retry(self, key: str, error: str, after: timedelta) -> None:
+        """The platform did not take it: due again in ``after``."""
+        await self._finish(key, due_at=self._database.now() + after, error=error)
+
+    async def failed(self, key: str, error: str) -> None:
+        """The platform refuses it for good."""
+        await self._finish(key, state=ReplyState.FAILED.value, error=error)
+
+    async def expire(self, max_age: timedelta) -> int:
+        """Give up replies that have waited longer than ``max_age``. Returns how many."""
+        return await self._database.writer.submit(self._expire, max_age)
+
+    async def next_due(self, platform: str) -> datetime | None:
+        """When the next reply of a platform becomes due, or None when none waits."""
+        async with self._database.read() as connection:
+            due: datetime | None = (await connection.execute(sa.select(sa.func.min(replies.c.due_at)).where(*_pending(platform)))).scalar()
+            return due
+
+    async def get(self, key: str) -> QueuedReply | None:
+        """The reply of an idempotency key, or None."""
+        async with self._database.read() as connection:
+            row = (await connection.execute(sa.select(replies).where(replies.c.idempotency_key == key))).first()
+            return _queued(row) if row else None
+
+    async def counts(self) -> dict[ReplyState, int]:
+        """Number of replies in each state."""
+        async with self._database.read() as connection:
+            rows = await connection.execute(sa.select(replies.c.state, sa.func.count()).group_by(replies.c.state))
+            found = {row[0]: row[1] for row in rows}
+            return {state: found.get(state.value, 0) for state in ReplyState}
+
+    async def _finish(self, key: str, **values: Any) -> None:
+        await self._database.writer.submit(self._mark, _Outcome(key, values))
+
+    def _enqueue(self, connection: Connection, items: Sequence[OutgoingReply]) -> list[bool]:
+        now = self._database.now()
+        answers = []
+        for reply in items:
+            row = {
+                "idempotency_key": reply.idempotency_key,
+                "platform": reply.conversation.platform,
+                "chat_id": reply.conversation.chat_id,
+                "text": reply.text,
+                "reply_to": reply.reply_to,
+                "mention": reply.mention,
+                "state": ReplyState.PENDING.value,
+                "attempts": 0,
+                "due_at": now,
+                "created_at": now,
+            }
+            answers.append(connection.execute(insert_new(connection.dialect.name, replies), row).rowcount > 0)
+        return answers
+
+    def _claim(self, connection: Connection, claims: Sequence[_Claim]) -> list[list[QueuedReply]]:
+        now = self._database.now()
+        answers = []
+        for claim in claims:
+            due = sa.select(replies.c.id).where(*_pending(claim.platform), replies.c.due_at <= now).order_by(replies.c.id).limit(claim.limit).with_for_update(skip_locked=True)
+            ids = list(connection.scalars(due))
+            connection.execute(sa.update(replies).where(replies.c.id.in_(ids)).values(attempts=replies.c.attempts + 1, due_at=now + claim.lease))
+            answers.append([_queued(row) for row in connection.execute(sa.select(replies).where(replies.c.id.in_(ids)).order_by(replies.c.id))])
+        return answers
+
+    def _mark(self, connection: Connection, outcomes: Sequence[_Outcome]) -> list[None]:
+        for outcome in outcomes:
+            connection.execute(sa.update(replies).where(replies.c.idempotency_key == outcome.key).values(**outcome.values))
+        return [None] * len(outcomes)
+
+    def _expire(self, connection: Connection, ages: Sequence[timedelta]) -> list[int]:
+        now = self._database.now()
+        old = [sa.update(replies).where(replies.c.state == ReplyState.PENDING.value, replies.c.created_at < now - age).values(state=ReplyState.EXPIRED.value) for age in ages]
+        return [connection.execute(statement).rowcount for statement in old]
+
+
+def _pending(platform: str) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
+    return replies.c.platform == platform, replies.c.state == ReplyState.PENDING.value
+
+
+def _queued(row: sa.Row[Any]) -> QueuedReply:
+    reply = OutgoingReply(ConversationKey(row.platform, row.chat_id), row.text, row.idempotency_key, row.reply_to, row.mention)
+    return QueuedReply(reply, ReplyState(row.state), row.attempts, row.created_at, row.sent_at, row.platform_message_id or "", row.error or "")

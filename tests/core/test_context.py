@@ -1,0 +1,222 @@
+"""Which earlier messages a question brings along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.context import FEATURES, HORIZON, WEIGHTS, ConversationMemory, features, fit_budget, rank, select, terms, token_estimate
+from core.messages import ContextLine, ConversationKey, Message, Question, Recall, Utterance
+from core.ports import Unmerged
+from tests.core.chat import said
+
+
+def asked(text: str, seconds: float = 1000, *, sender: str = "asker", reply_to: str | None = None) -> Utterance:
+    return Utterance((said(sender, text, seconds, reply_to=reply_to),))
+
+
+class StoredChat:
+    """The inbox's side of the memory: what was stored, in order of arrival."""
+
+    def __init__(self, messages: Sequence[Message] = ()) -> None:
+        self.messages = list(messages)
+        self.asked = 0
+
+    async def add(self, messages: Sequence[Message]) -> list[Message]:
+        self.messages += messages
+        return list(messages)
+
+    async def history(self, message: Message, limit: int) -> list[Message]:
+        self.asked += 1
+        own = [m for m in self.messages if m.conversation == message.conversation]
+        ids = [m.message_id for m in own]
+        return own[: ids.index(message.message_id)][-limit:]
+
+    async def recent(self, conversation: ConversationKey, limit: int) -> list[Message]:
+        return [m for m in self.messages if m.conversation == conversation][-limit:]
+
+    async def unmerged(self) -> Unmerged:
+        return Unmerged((), frozenset())
+
+    async def recall(self, recall: Recall) -> bool:
+        return False
+
+
+async def remembered(chat: Sequence[Message], *, context_lines: int = 16, conversations: int = 512) -> tuple[ConversationMemory, StoredChat]:
+    inbox = StoredChat()
+    memory = ConversationMemory(inbox, context_lines, conversations=conversations)
+    for message in chat:
+        await inbox.add([message])
+        await memory.add(message)
+    return memory, inbox
+
+
+async def question_of(memory: ConversationMemory, *messages: Message) -> Question:
+    return await memory.question(Utterance(messages), "question_mark", ("ncnn",))
+
+
+# --- terms and features
+
+
+def test_terms_are_latin_words_and_chinese_bigrams() -> None:
+    assert terms("The RK3588 跑检测头") == {"rk3588", "跑检", "检测", "测头"}
+    assert terms("yolov8s.onnx a1 it") == {"yolov8s.onnx"}
+    assert terms("") == frozenset()
+
+
+def test_features_have_one_row_for_each_message_and_one_column_for_each_weight() -> None:
+    assert len(FEATURES) == len(WEIGHTS)
+    rows = features(asked("它支持 int8 吗"), [said("b", "x"), said("c", "y")])
+    assert [len(row) for row in rows] == [len(FEATURES)] * 2
+    assert features(asked("它支持 int8 吗"), []) == []
+
+
+def feature(name: str, question: Utterance, message: Message) -> float:
+    return features(question, [message])[0][FEATURES.index(name)]
+
+
+@pytest.mark.parametrize(
+    ("name", "question", "message"),
+    [
+        ("reply_target", asked("这个呢", reply_to="q1"), said("b", "x", id="q1")),
+        ("same_sender", asked("这个呢"), said("asker", "x")),
+        ("addressed", asked("@Bob 这个呢"), said("bob", "x")),
+        ("addresses_asker", asked("这个呢"), said("b", "@asker 试试 ncnn")),
+        ("shared_terms", asked("sglang 呢"), said("b", "SGLang 更快")),
+        ("asks", asked("这个呢"), said("b", "怎么用")),
+    ],
+)
+def test_a_feature_tells_what_its_name_says(name: str, question: Utterance, message: Message) -> None:
+    assert feature(name, question, message) == 1.0
+    assert feature(name, asked("换一个话题"), said("c", "好的")) == 0.0
+
+
+# --- ranking and selection
+
+
+def test_the_quoted_message_comes_first_however_far_back() -> None:
+    chat = [said("b", "试试 mnn", 0, id="old"), *(said("asker", f"sglang {n}", 900 + n) for n in range(50))]
+    assert rank(asked("sglang 支持它吗", reply_to="old"), chat)[0] == 0
+
+
+def test_the_addressed_member_beats_the_nearest() -> None:
+    chat = [said("麦子", "我换 lmdeploy 了", 900), said("老槐", "板子到了", 990)]
+    assert rank(asked("@麦子 为什么换"), chat)[0] == 0
+
+
+def test_of_equal_messages_the_latest_comes_first() -> None:
+    assert rank(asked("这个呢"), [said("b", "好", 0), said("b", "好", 0), said("b", "好", 0)]) == [2, 1, 0]
+
+
+def test_a_small_chat_is_kept_whole() -> None:
+    chat = [said("b", str(n), n) for n in range(5)]
+    assert select(asked("这个呢"), chat, 5) == chat
+    assert select(asked("这个呢"), [], 5) == []
+
+
+def test_selection_keeps_the_latest_and_the_likeliest_in_order_of_time() -> None:
+    chat = [said("b", "rknn 掉了 6 个点", 0, id="far"), *(said("c", "哈哈", 10 + n) for n in range(30))]
+    kept = select(asked("rknn 为什么掉点", reply_to="far"), chat, 6)
+    assert kept[0].message_id == "far"
+    assert kept[-3:] == chat[-3:]
+    assert kept == sorted(kept, key=chat.index)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.text(max_size=12)), max_size=40), st.integers(0, 20))
+def test_selection_never_exceeds_its_limit(lines: list[tuple[str, str]], limit: int) -> None:
+    chat = [said(sender, text, number) for number, (sender, text) in enumerate(lines)]
+    kept = select(asked("那个呢"), chat, limit)
+    assert len(kept) == min(limit, len(chat))
+    assert [chat.index(message) for message in kept] == sorted(chat.index(message) for message in kept)
+
+
+# --- the budget
+
+
+def test_the_latest_lines_fit_and_the_quoted_line_stays() -> None:
+    lines = [ContextLine("a", "十个汉字十个汉字十个", str(n), is_reply_target=n == 0) for n in range(10)]
+    assert [line.message_id for line in fit_budget(lines, 3 * 18)] == ["0", "8", "9"]
+    assert fit_budget(lines, 10) == ()
+    assert fit_budget([], 100) == ()
+
+
+@given(st.lists(st.builds(ContextLine, st.just("a"), st.text(max_size=30)), max_size=20), st.integers(0, 300))
+def test_what_is_kept_is_within_the_budget(lines: list[ContextLine], budget: int) -> None:
+    kept = fit_budget(lines, budget)
+    assert sum(token_estimate(line.text) + 8 for line in kept) <= budget
+    assert list(kept) == lines[len(lines) - len(kept) :]
+
+
+def test_token_estimate() -> None:
+    assert [token_estimate(text) for text in ("", "部署", "abcd", "abcde", "部署 tx2")] == [0, 2, 1, 2, 3]
+
+
+# --- the memory
+
+
+async def test_a_question_has_what_was_said_before_it_and_nothing_after() -> None:
+    first, question, after = said("b", "mmpose 支持移动端么？", 0), said("a", "怎么部署它", 30, id="q"), said("c", "都行", 40)
+    memory, _ = await remembered([first, question, after])
+    found = await question_of(memory, question)
+    assert [(line.sender, line.text, line.seconds_before) for line in found.context] == [("b", "mmpose 支持移动端么？", 30.0)]
+    assert (found.id, found.text, found.sender, found.message_ids, found.rule, found.glossary) == (question.key, "怎么部署它", "a", ("q",), "question_mark", ("ncnn",))
+
+
+async def test_half_sentences_are_not_their_own_context_but_what_others_said_between_is() -> None:
+    chat = [said("a", "怎么把", 0), said("b", "嗯？", 2), said("a", "它导出来", 4)]
+    memory, _ = await remembered(chat)
+    assert [line.text for line in (await question_of(memory, chat[0], chat[2])).context] == ["嗯？"]
+
+
+async def test_the_quoted_line_is_marked() -> None:
+    chat = [said("b", "x", 0, id="quoted"), said("b", "y", 1), said("a", "为什么", 2, reply_to="quoted")]
+    memory, _ = await remembered(chat)
+    assert [line.is_reply_target for line in (await question_of(memory, chat[2])).context] == [True, False]
+
+
+async def test_recalled_messages_are_forgotten() -> None:
+    chat = [said("b", "密码是 1234", 0, id="oops"), said("b", "当我没说", 1), said("a", "为什么", 2)]
+    memory, _ = await remembered(chat)
+    memory.remove(chat[0].conversation, "oops")
+    memory.remove(ConversationKey("console", "unknown"), "oops")
+    assert [line.text for line in (await question_of(memory, chat[2])).context] == ["当我没说"]
+
+
+async def test_groups_do_not_see_each_other() -> None:
+    chat = [said("b", "别的群", 0, chat="g2"), said("a", "为什么", 1)]
+    memory, _ = await remembered(chat)
+    assert (await question_of(memory, chat[1])).context == ()
+
+
+async def test_after_a_restart_the_inbox_gives_what_was_said_before() -> None:
+    earlier, question = [said("b", str(n), n) for n in range(3)], said("a", "为什么", 9)
+    inbox = StoredChat([*earlier, question])
+    memory = ConversationMemory(inbox, 16)
+    await memory.add(question)
+    assert [line.text for line in (await question_of(memory, question)).context] == ["0", "1", "2"]
+
+
+async def test_a_conversation_that_was_dropped_from_memory_comes_back_from_the_inbox() -> None:
+    chat = [said("b", "x", 0), said("b", "y", 1, chat="g2"), said("b", "z", 2, chat="g3"), said("a", "为什么", 3)]
+    memory, _ = await remembered(chat, conversations=2)
+    assert [line.text for line in (await question_of(memory, chat[3])).context] == ["x"]
+
+
+async def test_a_question_that_stayed_open_through_a_flood_is_read_from_the_inbox() -> None:
+    question = said("a", "为什么", 1)
+    chat = [said("b", "先前", 0), question, *(said("c", str(n), 2 + n / 100) for n in range(5 * HORIZON))]
+    memory, _ = await remembered(chat)
+    assert [line.text for line in (await question_of(memory, question)).context] == ["先前"]
+
+
+async def test_a_flowing_chat_needs_no_look_up_in_the_inbox() -> None:
+    chat = [said("b", str(n), n) for n in range(200)]
+    memory, inbox = await remembered(chat)
+    began = inbox.asked
+    found = await question_of(memory, chat[-1])
+    assert len(found.context) == 16
+    assert inbox.asked == began

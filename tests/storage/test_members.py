@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from core.messages import ConversationKey
+from core.ports import OutgoingReply
+from storage.engine import Database
+from storage.inbox import SqlInbox
+from storage.labels import LabelValue, SqlLabels
+from storage.members import SqlMembers
+from storage.outbox import ReplyState, SqlOutbox
+from storage.questions import SqlQuestionLog
+from tests.storage.samples import StillClock, ask, bytes_on_disk, message, resolution, verdict
+
+GROUP = ConversationKey("feishu", "g1")
+
+
+@pytest.fixture
+async def lived_in(database: Database) -> Database:
+    """A member ``u-gone`` spoke, asked, was quoted, mentioned and answered."""
+    inbox, log = SqlInbox(database), SqlQuestionLog(database)
+    said = message(1, "大家用 zebrafish 吧", sender="u-gone")
+    asked = message(2, "zebrafish 怎么装？", sender="u-gone")
+    other = message(3, "怎么把它部署到 TX2？", sender="u2", mentions=("u-gone", "u5"))
+    stays = message(4, "好的", sender="u3")
+    await inbox.add([said, asked, other, stays])
+    await log.record(*ask(asked, context=(said,)))
+    await log.record(*ask(other, context=(said, asked, stays)))
+    await log.judged(other.key, verdict(0.9))
+    await log.resolved(other.key, resolution("怎么把 zebrafish 部署到 TX2？"))
+    await SqlLabels(database).add(other.key, "anna", LabelValue.YES, "怎么把 zebrafish 部署到 TX2？")
+    await SqlOutbox(database).enqueue(OutgoingReply(GROUP, "zebrafish 这样装", "k1", reply_to="m2", mention="u-gone"))
+    return database
+
+
+async def test_forget_leaves_no_trace_in_tables_or_file(lived_in: Database, path: Path) -> None:
+    assert b"zebrafish" in bytes_on_disk(path)
+    assert await SqlMembers(lived_in).forget("feishu", "u-gone") == 2
+    rows = [row async for row in SqlQuestionLog(lived_in).export_rows()]
+    (row,) = rows
+    assert [line.text for line in row.question.context] == ["好的"]
+    assert row.resolution is not None
+    assert row.resolution.rewrite is None
+    assert row.label is not None
+    assert (row.label.label, row.label.rewrite) == (LabelValue.YES, None)
+    assert [m.mentions for m in await SqlInbox(lived_in).recent(GROUP, 10)] == [("u5",), ()]
+    assert (await SqlOutbox(lived_in).counts())[ReplyState.EXPIRED] == 1
+    disk = bytes_on_disk(path)
+    assert b"zebrafish" not in disk
+    assert b"u-gone" not in disk
+
+
+async def test_who_opts_out_is_erased_and_not_stored_until_opting_in(lived_in: Database, path: Path) -> None:
+    members, inbox = SqlMembers(lived_in), SqlInbox(lived_in)
+    assert await members.opt_out("feishu", "u-gone") == 2
+    assert await members.opt_out("feishu", "u-gone") == 0
+    assert await members.opted_out() == {("feishu", "u-gone")}
+    fresh = [message(10, "quokka", sender="u-gone"), message(11, sender="u2")]
+    assert await inbox.add(fresh) == fresh[1:]
+    assert await inbox.add([message(12, "quokka", sender="u-gone")]) == []
+    disk = bytes_on_disk(path)
+    assert b"zebrafish" not in disk
+    assert b"quokka" not in disk
+    await members.opt_in("feishu", "u-gone")
+    assert await members.opted_out() == frozenset()
+    assert await inbox.add(fresh) == fresh[:1]
+
+
+async def test_the_same_id_on_another_platform_is_another_member(lived_in: Database) -> None:
+    assert await SqlMembers(lived_in).opt_out("wechat", "u-gone") == 0
+    assert len(await SqlInbox(lived_in).recent(GROUP, 10)) == 4
+
+
+async def test_retention_erases_what_is_older(lived_in: Database, clock: StillClock, path: Path) -> None:
+    clock.forward(days=29)
+    await SqlInbox(lived_in).add([message(20, "新消息")])
+    await SqlQuestionLog(lived_in).record(*ask(message(20, "新消息")))
+    members = SqlMembers(lived_in)
+    assert await members.retain(30) == 0
+    clock.forward(days=2)
+    assert await members.retain(30) == 4
+    assert await SqlInbox(lived_in).recent(GROUP, 10) == [message(20, "新消息")]
+    assert [row.question.text async for row in SqlQuestionLog(lived_in).export_rows()] == ["新消息"]
+    assert b"zebrafish" not in bytes_on_disk(path)
+
+
+async def test_forgetting_many_messages_over_several_pages(database: Database, path: Path) -> None:
+    inbox, log = SqlInbox(database), SqlQuestionLog(database)
+    said = [message(number, f"quokka{number}", sender="u-gone") for number in range(0, 900, 2)]
+    asked = [message(number, sender="u2") for number in range(1, 900, 2)]
+    await inbox.add([*said, *asked])
+    await log.record_many([ask(question, context=(line,)) for line, question in zip(said, asked, strict=True)])
+    assert await SqlMembers(database).forget("feishu", "u-gone") == 450
+    rows = [row async for row in log.export_rows()]
+    assert len(rows) == 450
+    assert all(row.question.context == () for row in rows)
+    assert b"quokka" not in bytes_on_disk(path)
