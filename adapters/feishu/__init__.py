@@ -1,0 +1,1 @@
+"""Feishu (and Lark) groups, by lark-oapi over a long connection, or by a webhook."""

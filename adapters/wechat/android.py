@@ -1,0 +1,226 @@
+"""WeChat through HuixiangDou's Android accessibility app: it POSTs what it reads on the screen, and fetches by ``poll`` what it shall type.
+
+The app knows no message ids and no times. Its ``query_id`` is the name of the group in the released app and a random word in other clients, so it identifies a message only
+together with what was said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from adapters.checks import Finding
+from adapters.wechat.callbacks import BadCallbackError, CallbackServer, RoomLocks
+from adapters.wechat.payloads import PLATFORM, shown_text
+from adapters.wechat.recent import Recent
+from core.clock import Clock, SystemClock
+from core.config import WechatSection
+from core.errors import SendError
+from core.messages import ConversationKey, Message, MessageKind
+from core.ports import Capabilities, Health, MessageSink, OutgoingReply
+
+log = structlog.get_logger(__name__)
+
+_REPEAT_SECONDS = 60.0  # the same words of one member within this time are one message that was pushed twice
+_WAITING_SECONDS = 600.0  # replies that no phone fetched by then are dropped
+_MOST_WAITING = 100  # a group
+_TELLING_LENGTH = 8  # shorter replies ("好的") a member may say as well
+_MEMBER_COUNT = re.compile(r"\s*\(\d+\)$")  # WeChat shows "name(128)"; the number changes, the group does not
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One POST of the app. ``kind``: ``text``, ``image`` or ``poll``; ``raw`` is the object itself, which answers repeat."""
+
+    query_id: str
+    group: str
+    user: str
+    kind: str
+    content: str
+    raw: dict[str, Any]
+
+    @property
+    def said(self) -> tuple[str, str, str, str, str]:
+        """All that the app tells of a message."""
+        return self.query_id, self.group, self.user, self.kind, self.content
+
+    def digest(self, *more: str) -> str:
+        """A message id made of what was said, and of ``more``."""
+        return hashlib.sha256("\x1f".join((*self.said, *more)).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingReply:
+    """A reply that no poll has fetched yet. ``since`` on the monotonic clock, seconds."""
+
+    request: dict[str, Any]
+    text: str
+    key: str
+    since: float
+
+
+class AndroidAdapter:
+    """The Adapter port over the app's call-backs. The chat id is the name of the group, the sender id the name of the member: the screen shows nothing else."""
+
+    platform = PLATFORM
+    capabilities = Capabilities()
+
+    def __init__(self, config: WechatSection, clock: Clock | None = None) -> None:
+        self._config, self._clock = config, clock or SystemClock()
+        self._server = CallbackServer(config, self._answer, self._clock)
+        self._locks = RoomLocks()
+        self._sink: MessageSink | None = None
+        self._waiting: dict[str, deque[WaitingReply]] = {}
+        self._requests: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
+        self._latest: dict[str, dict[str, Any]] = {}
+        self._pushed: OrderedDict[tuple[str, ...], tuple[str, datetime, float]] = OrderedDict()
+        self._keys, self._typed = Recent(1000), Recent(200)
+        self._last_event: float | None = None
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host and port of the call-back server, None when not running."""
+        return self._server.address
+
+    async def start(self, sink: MessageSink) -> None:
+        self._sink = sink
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop()
+
+    async def send(self, reply: OutgoingReply) -> str:
+        """Lay the reply ready for the phone's next poll of its group. A key that was sent before is not laid out again."""
+        if self._server.address is None:
+            raise SendError(PLATFORM, "the call-back server is not running", retry_after=5.0)
+        room = reply.conversation.chat_id
+        if reply.idempotency_key in self._keys:
+            return ""
+        waiting = self._waiting.setdefault(room, deque())
+        self._drop_old(waiting)
+        if len(waiting) >= _MOST_WAITING:
+            raise SendError(PLATFORM, f"{_MOST_WAITING} replies wait for the phone: it does not poll", retry_after=60.0)
+        self._keys.add(reply.idempotency_key)
+        waiting.append(WaitingReply(self._request_of(reply), reply.text, reply.idempotency_key, self._clock.monotonic()))
+        return ""
+
+    async def recall(self, conversation: ConversationKey, message_id: str) -> None:
+        raise SendError(PLATFORM, "the Android app cannot recall messages", permanent=True)
+
+    def health(self) -> Health:
+        age = None if self._last_event is None else self._clock.monotonic() - self._last_event
+        running = self._server.address is not None
+        return Health(running, "" if running else "not listening", age)
+
+    async def groups(self) -> list[tuple[str, str]]:
+        """The groups that were heard of since the start: the app lists none."""
+        return [(name, name) for name in self._latest]
+
+    async def check(self) -> list[Finding]:
+        """What works and what is missing, with remedies. Needs no start; a running bot holds its own port."""
+        from adapters.wechat.checking import check
+
+        return await check(self._config)
+
+    async def _answer(self, value: dict[str, Any]) -> object:
+        query = parse_query(value)
+        self._last_event = self._clock.monotonic()
+        if query.kind == "poll":
+            return {"msg": "ok", "msgCode": "10000", "data": self._ready(query.group)}
+        await self._locks.run(query.group, lambda: self._take(query))
+        return {"msg": "ok", "msgCode": "10000", "data": []}
+
+    async def _take(self, query: Query) -> None:
+        assert self._sink is not None
+        if self._is_own(query):
+            return
+        message = self._message(query)
+        self._remember(message, query.raw)
+        await self._sink.message(message)
+
+    def _is_own(self, query: Query) -> bool:
+        """The bot's own lines come back when the screen changes: by its name, or as what a poll gave out (the app types the question, a line of dashes and the reply)."""
+        if self._config.wcid and query.user == self._config.wcid:
+            return True
+        return any(query.content == text or f"---\n{text}" in query.content for text in self._typed_texts(query.group))
+
+    def _message(self, query: Query) -> Message:
+        message_id, first_seen = self._identify(query)
+        kind = MessageKind.IMAGE if query.kind == "image" else MessageKind.TEXT
+        return Message(
+            platform=PLATFORM,
+            chat_id=query.group,
+            message_id=message_id,
+            sender_id=query.user,
+            text=shown_text(kind, query.content).strip(),
+            sent_at=first_seen,
+            chat_name=query.group,
+            sender_name=query.user,
+            kind=kind,
+        )
+
+    def _identify(self, query: Query) -> tuple[str, datetime]:
+        """Id and time of a message. The same push again gives both again: for a telling ``query_id`` always, otherwise within a minute."""
+        said = query.said
+        now = self._clock.monotonic()
+        telling = query.query_id not in ("", query.raw.get("groupname"), query.group)
+        if (known := self._pushed.get(said)) is not None and (telling or now - known[2] <= _REPEAT_SECONDS):
+            return known[:2]
+        first_seen = self._clock.now()
+        message_id = query.digest() if telling else query.digest(first_seen.isoformat())
+        self._pushed[said] = message_id, first_seen, now
+        if len(self._pushed) > 5000:
+            self._pushed.popitem(last=False)
+        return message_id, first_seen
+
+    def _remember(self, message: Message, request: dict[str, Any]) -> None:
+        self._latest[message.chat_id] = request
+        self._requests[message.chat_id, message.message_id] = request
+        if len(self._requests) > 5000:
+            self._requests.popitem(last=False)
+
+    def _request_of(self, reply: OutgoingReply) -> dict[str, Any]:
+        """The request that a reply answers: the quoted one, else the last of the group, else one that names the group (after a restart)."""
+        room = reply.conversation.chat_id
+        empty = {"query_id": room, "groupname": room, "username": "", "query": {"type": "text", "content": ""}}
+        return self._requests.get((room, reply.reply_to or "")) or self._latest.get(room) or empty
+
+    def _ready(self, group: str) -> list[dict[str, Any]]:
+        """What the phone shall type into ``group``, each once. Replies for other groups stay: the phone types into the chat that is open."""
+        waiting = self._waiting.pop(group, deque())
+        self._drop_old(waiting)
+        for reply in waiting:
+            self._typed.add((group, reply.text.strip()))
+        return [{"req": reply.request, "rsp": {"code": 0, "state": "success", "text": reply.text, "references": []}} for reply in waiting]
+
+    def _typed_texts(self, group: str) -> list[str]:
+        return [text for room, text in self._typed.items() if room == group and len(text) >= _TELLING_LENGTH]
+
+    def _drop_old(self, waiting: deque[WaitingReply]) -> None:
+        while waiting and self._clock.monotonic() - waiting[0].since > _WAITING_SECONDS:
+            waiting.popleft()
+            log.warning("wechat.reply_dropped", reason="no phone fetched it", seconds=_WAITING_SECONDS)
+
+
+def parse_query(value: dict[str, Any]) -> Query:
+    """One POST of the app. Raises BadCallbackError."""
+    query = value.get("query")
+    if not isinstance(query, dict) or query.get("type") not in ("text", "image", "poll"):
+        raise BadCallbackError("query.type is not text, image or poll")
+    group, user = _text(value, "groupname"), _text(value, "username")
+    if query["type"] != "poll" and (not group or not user):
+        raise BadCallbackError("groupname or username is missing")
+    if query["type"] == "text" and not _text(query, "content"):
+        raise BadCallbackError("query.content is empty")
+    return Query(_text(value, "query_id"), _MEMBER_COUNT.sub("", group), user, query["type"], _text(query, "content"), value)
+
+
+def _text(value: dict[str, Any], key: str) -> str:
+    found = value.get(key)
+    return found.strip() if isinstance(found, str) else ""

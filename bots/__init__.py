@@ -1,0 +1,1 @@
+"""What a person starts: python -m bots.wechat | bots.feishu | bots.replay | bots.console | bots.run."""

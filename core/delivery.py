@@ -1,0 +1,243 @@
+"""The way out: replies wait in the durable outbox; one loop per platform claims those that are due and sends them.
+
+A reply is sent once where the platform knows idempotency keys. Where it does not, an attempt is marked as *unconfirmed* in the outbox before it begins, and the mark is
+cleared when its outcome is known, so that a crash in between costs at most one repetition, however often the program dies. A time-out or a cut connection (a SendError that is
+neither permanent nor names ``retry_after``) leaves the mark too: the group may have seen the reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Protocol
+
+import structlog
+
+from core.clock import Clock, SystemClock
+from core.errors import SendError, StorageError
+from core.messages import ConversationKey
+from core.ports import Adapter, OutgoingReply
+from core.timings import Observe, unobserved
+
+log = structlog.get_logger(__name__)
+
+REPLY_PREFIX = "reply:"
+"""Idempotency keys of replies to questions: this and the question's id."""
+NOTICE_PREFIX = "notice:"
+"""Idempotency keys of privacy notices: this and the conversation. They do not grow old as replies do."""
+
+NOTICE_AGE = timedelta(days=7)
+LEASE = timedelta(seconds=120)
+CLAIM_AT_ONCE = 20
+POLL_SECONDS = 15.0  # another process may have queued something for our platform
+STORAGE_PAUSE_SECONDS = 5.0
+LONGEST_BACKOFF_SECONDS = 300.0
+MOST_UNCONFIRMED = 2
+
+_UNCONFIRMED = re.compile(r"\[unconfirmed (\d+)\]$")
+
+
+class ClaimedReply(Protocol):
+    """A reply as the outbox hands it out. ``attempts`` counts claims, this one among them; ``error`` is what the last attempt left."""
+
+    @property
+    def reply(self) -> OutgoingReply: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def created_at(self) -> datetime: ...
+    @property
+    def error(self) -> str: ...
+
+
+class Outbox(Protocol):
+    """Durable queue of replies. All methods raise StorageError."""
+
+    async def enqueue(self, reply: OutgoingReply) -> bool:
+        """False, and nothing happens, when the idempotency key was queued before."""
+
+    async def get(self, key: str) -> object | None:
+        """What is known of an idempotency key, or None."""
+
+    async def claim(self, platform: str, limit: int = ..., lease: timedelta = ...) -> Sequence[ClaimedReply]:
+        """Due replies, oldest first; due again after ``lease`` unless marked."""
+
+    async def sent(self, key: str, platform_message_id: str) -> None: ...
+
+    async def retry(self, key: str, error: str, after: timedelta) -> None: ...
+
+    async def failed(self, key: str, error: str) -> None: ...
+
+    async def next_due(self, platform: str) -> datetime | None: ...
+
+
+class ReplyQueue(Protocol):
+    """Where replies are handed in."""
+
+    async def enqueue(self, reply: OutgoingReply) -> bool:
+        """Queue a reply durably. False when its idempotency key was queued before. Raises StorageError."""
+
+    async def known(self, key: str) -> bool:
+        """Whether a reply of this idempotency key was ever queued. Raises StorageError."""
+
+
+class Outcome(StrEnum):
+    """What became of an attempt."""
+
+    SENT = "sent"
+    RETRIED = "retried"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+    UNCONFIRMED = "unconfirmed"
+
+
+class Delivery:
+    """Implements :class:`ReplyQueue` and sends what is queued through the adapters."""
+
+    def __init__(self, outbox: Outbox, adapters: Mapping[str, Adapter], max_age: timedelta, *, observe: Observe = unobserved, clock: Clock | None = None) -> None:
+        """:param adapters: by platform. :param max_age: replies that waited longer are not sent any more."""
+        self._outbox, self._adapters, self._max_age = outbox, dict(adapters), max_age
+        self._observe, self._clock = observe, clock or SystemClock()
+        self._wake = {platform: asyncio.Event() for platform in adapters}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
+        self.counts: dict[str, Counter[Outcome]] = {platform: Counter() for platform in adapters}
+
+    async def enqueue(self, reply: OutgoingReply) -> bool:
+        queued = await self._outbox.enqueue(reply)
+        if queued and (wake := self._wake.get(reply.conversation.platform)) is not None:
+            wake.set()
+        return queued
+
+    async def known(self, key: str) -> bool:
+        return await self._outbox.get(key) is not None
+
+    async def start(self) -> None:
+        """Send what is due and what becomes due, until :meth:`stop`."""
+        self._stopping = False
+        self._tasks = [asyncio.create_task(self._run(platform), name=f"delivery {platform}") for platform in self._adapters]
+
+    async def stop(self, timeout: float = 10.0) -> None:
+        """Claim no more, give what is being sent ``timeout`` seconds, then cancel it: the outbox hands it out again. Idempotent."""
+        self._stopping = True
+        for wake in self._wake.values():
+            wake.set()
+        if self._tasks:
+            _, unfinished = await asyncio.wait(self._tasks, timeout=timeout)
+            for task in unfinished:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+
+    async def _run(self, platform: str) -> None:
+        wake = self._wake[platform]
+        while not self._stopping:
+            wake.clear()
+            try:
+                if await self._send_due(platform):
+                    continue
+                pause = await self._until_due(platform)
+            except StorageError as error:
+                log.error("outbox_unusable", platform=platform, problem=error.problem, remedy=error.remedy)
+                pause = STORAGE_PAUSE_SECONDS
+            if not self._stopping:
+                await _first_of(wake.wait(), self._clock.sleep(pause))
+
+    async def _until_due(self, platform: str) -> float:
+        due = await self._outbox.next_due(platform)
+        if due is None:
+            return POLL_SECONDS
+        return min(POLL_SECONDS, max(0.01, (due - self._clock.now()).total_seconds()))
+
+    async def _send_due(self, platform: str) -> bool:
+        """Send one batch: groups side by side, in order within a group. False when nothing was due."""
+        lease_ends = self._clock.now() + LEASE
+        groups: dict[ConversationKey, list[ClaimedReply]] = {}
+        for claimed in await self._outbox.claim(platform, CLAIM_AT_ONCE, LEASE):
+            groups.setdefault(claimed.reply.conversation, []).append(claimed)
+        async with asyncio.TaskGroup() as tasks:
+            for waiting in groups.values():
+                tasks.create_task(self._send_in_order(platform, waiting, lease_ends))
+        return bool(groups)
+
+    async def _send_in_order(self, platform: str, waiting: Sequence[ClaimedReply], lease_ends: datetime) -> None:
+        for claimed in waiting:
+            if self._clock.now() >= lease_ends:
+                return  # the rest is due again, perhaps already in another process
+            try:
+                outcome = await self._send(self._adapters[platform], claimed)
+            except StorageError as error:  # the lease runs out, and the reply is due again
+                log.error("outbox_unusable", platform=platform, problem=error.problem, remedy=error.remedy)
+                return
+            self.counts[platform][outcome] += 1
+
+    async def _send(self, adapter: Adapter, claimed: ClaimedReply) -> Outcome:
+        reply, key = claimed.reply, claimed.reply.idempotency_key
+        age = self._clock.now() - claimed.created_at
+        if age > (NOTICE_AGE if key.startswith(NOTICE_PREFIX) else self._max_age):
+            await self._outbox.failed(key, "too old")
+            log.info("reply_expired", platform=adapter.platform, key=key, age_seconds=round(age.total_seconds()))
+            return Outcome.EXPIRED
+        unconfirmed = _unconfirmed(claimed.error)
+        if not adapter.capabilities.idempotent_send:
+            if unconfirmed >= MOST_UNCONFIRMED:
+                await self._outbox.failed(key, "whether the group saw it is unknown for two attempts")
+                log.warning("reply_given_up", platform=adapter.platform, key=key, reason="unconfirmed")
+                return Outcome.UNCONFIRMED
+            await self._outbox.retry(key, _marked("", unconfirmed + 1), LEASE)
+        started = self._clock.monotonic()
+        try:
+            message_id = await adapter.send(reply)
+        except SendError as error:
+            definite = adapter.capabilities.idempotent_send or error.retry_after is not None
+            return await self._refused(adapter.platform, claimed, error, unconfirmed if definite else unconfirmed + 1)
+        except Exception as error:  # a defect of an adapter must not end the loop; whether the group saw the reply is unknown
+            log.error("send_failed", platform=adapter.platform, key=key, error=type(error).__name__)
+            log.debug("send_failed_detail", key=key, detail=str(error))
+            await self._outbox.retry(key, _marked(type(error).__name__, unconfirmed + 1), _backoff(claimed.attempts))
+            return Outcome.RETRIED
+        await self._outbox.sent(key, message_id)
+        self._observe("send", self._clock.monotonic() - started)
+        return Outcome.SENT
+
+    async def _refused(self, platform: str, claimed: ClaimedReply, error: SendError, unconfirmed: int) -> Outcome:
+        key = claimed.reply.idempotency_key
+        if error.permanent:
+            await self._outbox.failed(key, error.problem)
+            log.warning("reply_refused", platform=platform, key=key, problem=error.problem)
+            return Outcome.REFUSED
+        after = timedelta(seconds=error.retry_after) if error.retry_after is not None else _backoff(claimed.attempts)
+        await self._outbox.retry(key, _marked(error.problem, unconfirmed), after)
+        log.info("reply_retried", platform=platform, key=key, attempt=claimed.attempts, after_seconds=after.total_seconds(), problem=error.problem)
+        return Outcome.RETRIED
+
+
+def _backoff(attempts: int) -> timedelta:
+    return timedelta(seconds=min(LONGEST_BACKOFF_SECONDS, 2.0 ** min(attempts, 20)))
+
+
+def _unconfirmed(error: str) -> int:
+    """Number of earlier attempts whose outcome nobody knows."""
+    match = _UNCONFIRMED.search(error)
+    return int(match.group(1)) if match else 0
+
+
+def _marked(problem: str, unconfirmed: int) -> str:
+    return f"{problem} [unconfirmed {unconfirmed}]".lstrip() if unconfirmed else problem
+
+
+async def _first_of(*works: Coroutine[Any, Any, Any]) -> None:
+    """Wait until one of ``works`` is over and cancel the others."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)

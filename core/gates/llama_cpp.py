@@ -1,0 +1,65 @@
+"""Back end ``llama_cpp``: a GGUF model, with or without a GGUF LoRA adapter, on the CPU (or what llama.cpp was built for)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from core.errors import BackendError
+from core.gates.llama_engine import LlamaEngine
+from core.gates.worker import ModelWorker
+from core.ports import Generation, Prompt
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class LlamaCppModel:
+    """Implements :class:`core.ports.LanguageModel`. Make it with :meth:`open`."""
+
+    def __init__(self, engine: LlamaEngine, worker: ModelWorker, name: str, adapter: str) -> None:
+        self.name, self.adapter = name, adapter
+        self._engine, self._worker = engine, worker
+        self._closed = False
+        self._fixed_tokens = lru_cache(maxsize=64)(self._tokenize_fixed)
+
+    @classmethod
+    async def open(cls, path: Path, adapter: Path | None, worker: ModelWorker, *, context_tokens: int = 1536, threads: int = 0) -> LlamaCppModel:
+        """Load in the worker thread. Raises ConfigError for a file that does not fit, BackendError for too little memory."""
+        engine = await worker.run(LlamaEngine, path, adapter, context_tokens, threads)
+        return cls(engine, worker, path.stem, adapter.parent.name + "/" + adapter.name if adapter else "")
+
+    def _tokenize_fixed(self, fixed: str, context: str) -> tuple[int, ...]:
+        return (*self._engine.tokenize(fixed, start=True), *(self._engine.tokenize(context) if context else ()))
+
+    def _tokens(self, prompt: Prompt) -> list[int]:
+        return [*self._fixed_tokens(prompt.fixed, prompt.context), *self._engine.tokenize(prompt.tail)]
+
+    async def answer_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[float]]:
+        def work() -> list[list[float]]:
+            first = [self._engine.tokenize(answer)[0] for answer in answers]
+            return [[float(value) for value in self._engine.next_logprobs(self._tokens(prompt))[first]] for prompt in prompts]
+
+        return await self._run(work)
+
+    async def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:
+        return await self._run(lambda: self._engine.score(self._tokens(prompt), [self._engine.tokenize(text) for text in continuations]))
+
+    async def generate(self, prompt: Prompt, max_tokens: int, stop: str = "\n") -> Generation:
+        text, logprobs = await self._run(lambda: self._engine.generate(self._tokens(prompt), max_tokens, stop.encode()))
+        return Generation(text.decode("utf-8", "replace"), tuple(logprobs))
+
+    async def count_tokens(self, text: str) -> int:
+        return len(await self._run(lambda: self._engine.tokenize(text)))
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self._worker.run(self._engine.close)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        if self._closed:
+            raise BackendError("llama_cpp", "is closed")
+        return await self._worker.run(work)

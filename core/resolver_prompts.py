@@ -1,0 +1,39 @@
+"""The prompts of the resolver, by version name. A shipped adapter names the version it was trained with; changing a text means a new name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from core.errors import ConfigError
+from core.messages import ContextLine, Question
+from core.ports import Prompt
+
+_INSTRUCTION: Final = (
+    "下面是一段群聊，最后一条是待改写的问题。把问题里的代词和省略的内容换成前文里它所指的原词，使问题脱离上下文也能看懂；其余的字一个不动，不解释，不回答，只输出改写后的一行。"
+    "前文里没有它所指的内容时，原样输出问题。\n"
+    "Rewrite the last question of this group chat so that it can be understood alone: put the words it refers to in the place of pronouns and omissions, change nothing else, output one line.\n"
+)
+
+
+def flat(text: str) -> str:
+    """A message as one line, since a line is one message in every prompt."""
+    return " ".join(text.split())
+
+
+def _rewrite_v1(question: Question, lines: tuple[ContextLine, ...]) -> Prompt:
+    glossary = f"术语 terms: {'、'.join(question.glossary)}\n" if question.glossary else ""
+    context = "".join(f"{line.sender}: {flat(line.text)}\n" for line in lines)
+    return Prompt(fixed=_INSTRUCTION + glossary + "\n", context=context, tail=f"{question.sender}: {flat(question.text)}\n=>")
+
+
+REWRITE_PROMPTS: Final[dict[str, Callable[[Question, tuple[ContextLine, ...]], Prompt]]] = {"rewrite-v1": _rewrite_v1}
+
+
+def rewrite_prompt(version: str, question: Question, lines: tuple[ContextLine, ...]) -> Prompt:
+    """Prompt for a free rewrite. Raises ConfigError for a version that does not exist."""
+    try:
+        build = REWRITE_PROMPTS[version]
+    except KeyError:
+        raise ConfigError("resolver", "prompt", version, "no such prompt version", f"Use one of {', '.join(sorted(REWRITE_PROMPTS))}.") from None
+    return build(question, lines)

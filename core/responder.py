@@ -1,0 +1,226 @@
+"""What the bot says in a group once a question is through: nothing, its resolved form, or an answer to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Hashable
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta, tzinfo
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+import structlog
+
+from core.answering import AnswerService
+from core.bus import EventBus
+from core.clock import Clock, SystemClock
+from core.config import BotSection
+from core.delivery import REPLY_PREFIX, ReplyQueue
+from core.errors import BackendError, StorageError
+from core.events import MessageRecalled, QuestionResolved
+from core.groups import Groups, ReplyHistory, ReplyMode
+from core.messages import ConversationKey, Question
+from core.ports import OutgoingReply
+from core.rate_limit import HOUR, HourlyLimits
+from core.timings import Observe, unobserved
+
+log = structlog.get_logger(__name__)
+
+ANSWERED_AT_ONCE = 4
+MOST_WAITING = 64
+QUOTED_CHARS = 60
+RECALLS_REMEMBERED = 2000
+
+
+class Result(StrEnum):
+    """What became of a question that reached the responder. ``WITHDRAWN``: it, or a line of its context, was recalled or erased, or the bot stopped."""
+
+    REPLIED = "replied"
+    SWITCHED_OFF = "switched_off"
+    NOTHING_TO_SAY = "nothing_to_say"
+    TOO_OLD = "too_old"
+    QUIET_HOURS = "quiet_hours"
+    LIMITED = "limited"
+    BUSY = "busy"
+    ALREADY_REPLIED = "already_replied"
+    NO_ANSWER = "no_answer"
+    FAILED = "failed"
+    WITHDRAWN = "withdrawn"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyRules:
+    """When the bot may speak. Limits are replies an hour; 0: none at all. ``quiet_hours`` are local times of ``timezone``, from the first up to the second."""
+
+    group_per_hour: int = 20
+    member_per_hour: int = 5
+    max_age: timedelta = timedelta(seconds=300)
+    quiet_hours: tuple[time, time] | None = None
+    timezone: tzinfo = UTC
+
+    @classmethod
+    def of(cls, bot: BotSection) -> ReplyRules:
+        return cls(bot.group_replies_per_hour, bot.member_replies_per_hour, timedelta(seconds=bot.max_reply_age_seconds), bot.quiet_hours, ZoneInfo(bot.timezone))
+
+    def is_quiet(self, now: datetime) -> bool:
+        """Equal times are the whole day."""
+        if self.quiet_hours is None:
+            return False
+        start, end = self.quiet_hours
+        local = now.astimezone(self.timezone).time()
+        return start <= local < end if start < end else local >= start or local < end
+
+
+class Responder:
+    """Subscribes to :class:`QuestionResolved`. A question is replied to once; a failing answer service never shows in the group."""
+
+    def __init__(
+        self,
+        bus: EventBus,
+        replies: ReplyQueue,
+        groups: Groups,
+        history: ReplyHistory,
+        rules: ReplyRules,
+        answers: AnswerService | None = None,
+        *,
+        observe: Observe = unobserved,
+        clock: Clock | None = None,
+    ) -> None:
+        """:param answers: None: groups in the mode ``answer`` get no reply."""
+        self._replies, self._groups, self._history, self._rules, self._answers = replies, groups, history, rules, answers
+        self._observe, self._clock = observe, clock or SystemClock()
+        self._limits = HourlyLimits()
+        self._slots = asyncio.Semaphore(ANSWERED_AT_ONCE)
+        self._under_way: dict[str, tuple[Question, asyncio.Task[None]]] = {}
+        self._recalled: deque[tuple[ConversationKey, str]] = deque(maxlen=RECALLS_REMEMBERED)
+        self.counts: Counter[Result] = Counter()
+        bus.subscribe(QuestionResolved, self._on_resolved)
+        bus.subscribe(MessageRecalled, self._on_recalled)
+
+    async def start(self) -> None:
+        """Count what earlier runs said in the last hour. Raises StorageError."""
+        for past in await self._history.replies_since(self._clock.now() - HOUR):
+            self._limits.note(past.at, *self._limit_keys(past.conversation, past.member))
+
+    async def stop(self, timeout: float = 5.0) -> None:
+        """Give answers that are under way ``timeout`` seconds, then cancel them. Idempotent."""
+        tasks = [task for _, task in self._under_way.values()]
+        if tasks:
+            _, unfinished = await asyncio.wait(tasks, timeout=timeout)
+            for task in unfinished:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if self._answers is not None:
+            await self._answers.close()
+
+    async def drain(self) -> None:
+        """Wait until every answer under way is queued or given up."""
+        while self._under_way:
+            await asyncio.gather(*(task for _, task in self._under_way.values()), return_exceptions=True)
+
+    @property
+    def waiting(self) -> int:
+        """Questions that wait for the answer service."""
+        return len(self._under_way)
+
+    async def _on_resolved(self, event: QuestionResolved) -> None:
+        question, rewrite = event.question, event.resolution.rewrite if event.resolution else None
+        mode = self._groups.reply_mode(question.conversation)
+        # A question that needs what nobody could supply is not answered: an answer to the bare text would probably answer something else.
+        asked = rewrite or (None if event.verdict.needs_resolution else question.text)
+        refusal = await self._refusal(question, mode, rewrite if mode is ReplyMode.REWRITE else asked)
+        if refusal is not None:
+            self._count(refusal, question)
+        elif mode is ReplyMode.REWRITE:
+            assert rewrite is not None
+            self._count(await self._reply(question, f"「{_shortened(question.text)}」\n→ {rewrite}"), question)
+        else:
+            assert asked is not None
+            self._under_way[question.id] = (question, asyncio.create_task(self._answer(question, asked, self._clock.now()), name="answer"))
+
+    async def _refusal(self, question: Question, mode: ReplyMode, said: str | None) -> Result | None:
+        """Why there is no reply, or None; then one reply of the hour's limits is taken."""
+        now = self._clock.now()
+        if mode is ReplyMode.OFF or not self._groups.enabled(question.conversation):
+            return Result.SWITCHED_OFF
+        if said is None or (mode is ReplyMode.ANSWER and self._answers is None):
+            return Result.NOTHING_TO_SAY
+        if self._is_withdrawn(question):  # while it was being judged
+            return Result.WITHDRAWN
+        if self._is_too_old(question):
+            return Result.TOO_OLD
+        if self._rules.is_quiet(now):
+            return Result.QUIET_HOURS
+        if question.id in self._under_way or await self._replies.known(_key(question)):
+            return Result.ALREADY_REPLIED
+        if mode is ReplyMode.ANSWER and len(self._under_way) >= MOST_WAITING:
+            return Result.BUSY
+        group, member = self._limit_keys(question.conversation, question.sender_id)
+        if not self._limits.take(now, {group: self._rules.group_per_hour, member: self._rules.member_per_hour}):
+            return Result.LIMITED
+        return None
+
+    async def _answer(self, question: Question, asked: str, taken_at: datetime) -> None:
+        result = Result.FAILED
+        try:
+            result = await self._ask_and_reply(question, asked)
+        except asyncio.CancelledError:
+            result = Result.WITHDRAWN
+            raise
+        except BackendError as error:
+            log.warning("answer_failed", backend=error.backend, problem=error.problem, question=question.id)
+        except StorageError as error:
+            log.error("answer_not_queued", problem=error.problem, remedy=error.remedy, question=question.id)
+        finally:
+            self._under_way.pop(question.id, None)
+            if result is not Result.REPLIED:
+                self._limits.give_back(taken_at, *self._limit_keys(question.conversation, question.sender_id))
+            self._count(result, question)
+
+    async def _ask_and_reply(self, question: Question, asked: str) -> Result:
+        assert self._answers is not None
+        async with self._slots:
+            if self._is_too_old(question):
+                return Result.TOO_OLD
+            started = self._clock.monotonic()
+            answer = await self._answers.answer(asked)
+            self._observe("answer", self._clock.monotonic() - started)
+        if answer is None:
+            return Result.NO_ANSWER
+        return Result.TOO_OLD if self._is_too_old(question) else await self._reply(question, answer)
+
+    async def _reply(self, question: Question, text: str) -> Result:
+        reply_to = question.message_ids[-1] if question.message_ids else None
+        queued = await self._replies.enqueue(OutgoingReply(question.conversation, text, _key(question), reply_to, question.sender_id or None))
+        return Result.REPLIED if queued else Result.ALREADY_REPLIED
+
+    def _is_too_old(self, question: Question) -> bool:
+        return self._clock.now() - question.asked_at > self._rules.max_age
+
+    async def _on_recalled(self, event: MessageRecalled) -> None:
+        self._recalled.append((event.conversation, event.recall.message_id))
+        for question, task in list(self._under_way.values()):
+            if self._is_withdrawn(question):
+                task.cancel()
+
+    def _is_withdrawn(self, question: Question) -> bool:
+        ids = {*question.message_ids, *(line.message_id for line in question.context)}
+        return any(conversation == question.conversation and message_id in ids for conversation, message_id in self._recalled)
+
+    def _count(self, result: Result, question: Question) -> None:
+        self.counts[result] += 1
+        log.debug("reply_decided", result=result, question=question.id)
+
+    @staticmethod
+    def _limit_keys(conversation: ConversationKey, member: str) -> tuple[Hashable, Hashable]:
+        return conversation, (conversation.platform, member)
+
+
+def _key(question: Question) -> str:
+    return f"{REPLY_PREFIX}{question.id}"
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= QUOTED_CHARS else line[: QUOTED_CHARS - 1] + "…"

@@ -1,0 +1,1 @@
+"""The maintainers' commands: python -m scripts.<name>."""

@@ -1,0 +1,1 @@
+"""Measuring each stage, and the whole pipeline, on labelled files."""

@@ -1,0 +1,1 @@
+"""Training of the gate and the resolver: data, loop, adapters, head and calibration."""

@@ -1,0 +1,206 @@
+"""Train the antecedent ranker that the resolver ships with.
+
+    python -m scripts.training.ranker examples/windows/*.jsonl --out core/shipped/resolver
+
+Everything is cross-validated across authors: line scores that the term model sees, term scores that the confidence sees, and the confidence from which the threshold is chosen come from models that
+never saw the author. The shipped models are then trained on all. Needs scikit-learn and lightgbm; deterministic in its seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Array, Embed, term_features
+from core.head import load_encoder
+from core.ranker import CONFIDENCE_FEATURES, RANKER_FORMAT, confidence_features, rarity_table
+from core.resolver import CachedEmbedding
+from scripts.training.ranker_data import FOLDS, Case, cases, read_windows, wilson_upper, word_frequency
+
+LINE_SETTINGS = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 15, "min_data_in_leaf": 20, "feature_fraction": 0.5}
+TERM_SETTINGS = {
+    "objective": "lambdarank", "lambdarank_truncation_level": 4, "label_gain": [0, 3, 4, 5], "learning_rate": 0.08, "num_leaves": 7, "min_data_in_leaf": 50, "feature_fraction": 0.4,
+}  # fmt: skip
+COMMON_SETTINGS = {"bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 8.0, "verbose": -1, "num_threads": 1, "deterministic": True}
+ROUNDS = 150
+#: Weight of a question that needs no resolution: the gate lets about one in seven of them through.
+STANDS_ALONE_WEIGHT = 0.15
+MOST_WRONG = 0.15
+
+
+@dataclass(slots=True)
+class Scored:
+    """Out-of-fold results, one entry a case: line probabilities, term features, term scores, features of the confidence and the confidence itself."""
+
+    line_scores: list[Array]
+    rows: list[Array]
+    scores: list[Array]
+    confidence_rows: Array
+    confidence: Array
+
+
+def _fit(settings: dict[str, Any], rows: Sequence[Array], labels: Sequence[NDArray[Any]], names: Sequence[str], seed: int) -> Any:
+    import lightgbm
+
+    grouped = [len(part) for part in rows] if settings["objective"] == "lambdarank" else None
+    data = lightgbm.Dataset(np.vstack(rows), np.concatenate(labels).astype(float), group=grouped, feature_name=list(names))
+    return lightgbm.train({**settings, **COMMON_SETTINGS, "seed": seed}, data, ROUNDS)
+
+
+def fit_lines(found: Sequence[Case], seed: int) -> Any:
+    known = [case for case in found if case.antecedent.any()]
+    return _fit(LINE_SETTINGS, [case.lines for case in known], [case.antecedent for case in known], LINE_FEATURES, seed)
+
+
+def fit_terms(found: Sequence[Case], rows: Sequence[Array], seed: int) -> Any:
+    known = [(case, part) for case, part in zip(found, rows, strict=True) if case.resolvable and case.grades.any()]
+    return _fit(TERM_SETTINGS, [part for _, part in known], [case.grades for case, _ in known], TERM_FEATURES, seed)
+
+
+def fit_confidence(rows: Array, right: NDArray[np.bool_], weights: Array) -> dict[str, Any]:
+    """Logistic regression as plain numbers, the form of :class:`core.ranker.Logistic`."""
+    from sklearn.linear_model import LogisticRegression
+
+    clean = np.nan_to_num(rows, nan=0.0)
+    mean, scale = clean.mean(axis=0), clean.std(axis=0) + 1e-9
+    model = LogisticRegression(C=0.05, max_iter=1000).fit((clean - mean) / scale, right, sample_weight=weights)
+    return {"features": list(CONFIDENCE_FEATURES), "mean": mean.tolist(), "scale": scale.tolist(), "weights": model.coef_[0].tolist(), "bias": float(model.intercept_[0])}
+
+
+def out_of_fold(found: Sequence[Case], folds: NDArray[np.int64], rarity: Callable[[str], float], seed: int, shuffle_labels: bool = False) -> Scored:
+    """Score every case by models that never saw its fold. ``shuffle_labels`` permutes the grades within each training question: the baseline that a leak would beat."""
+    from core.ranker import Logistic
+
+    rng = np.random.default_rng(seed)
+    line_scores: list[Array] = [np.zeros(0)] * len(found)
+    scores: list[Array] = [np.zeros(0)] * len(found)
+    parts = sorted(set(folds.tolist()))
+    for part in parts:
+        model = fit_lines([case for case, fold in zip(found, folds, strict=True) if fold != part], seed)
+        for index in np.flatnonzero(folds == part):
+            line_scores[index] = np.asarray(model.predict(found[index].lines))
+    rows = [term_features(case.scene, case.terms, case.lines, line, rarity) for case, line in zip(found, line_scores, strict=True)]
+    kept = [case.grades for case in found]
+    if shuffle_labels:
+        for case in found:
+            case.grades = rng.permutation(case.grades)
+    for part in parts:
+        train = np.flatnonzero(folds != part)
+        model = fit_terms([found[i] for i in train], [rows[i] for i in train], seed)
+        for index in np.flatnonzero(folds == part):
+            scores[index] = np.asarray(model.predict(rows[index]))
+    for case, grades in zip(found, kept, strict=True):
+        case.grades = grades
+    confidence_rows = np.array([confidence_features(c.terms, s, line, part) for c, s, line, part in zip(found, scores, line_scores, rows, strict=True)])
+    right, weights = first_is_right(found, scores), case_weights(found)
+    confidence = np.zeros(len(found))
+    for part in parts:
+        train = folds != part
+        logistic = Logistic.of(fit_confidence(confidence_rows[train], right[train], weights[train]))
+        for index in np.flatnonzero(~train):
+            confidence[index] = logistic(confidence_rows[index])
+    return Scored(line_scores, rows, scores, confidence_rows, confidence)
+
+
+def first_is_right(found: Sequence[Case], scores: Sequence[Array], among: int = 1) -> NDArray[np.bool_]:
+    return np.array([bool((case.grades[np.argsort(-score)[:among]] >= 1).any()) for case, score in zip(found, scores, strict=True)])
+
+
+def case_weights(found: Sequence[Case]) -> Array:
+    return np.array([1.0 if case.label == "yes" else STANDS_ALONE_WEIGHT for case in found])
+
+
+def choose_threshold(confidence: Array, right: NDArray[np.bool_], weights: Array) -> float:
+    """The lowest confidence from which on at most MOST_WRONG of what is accepted is wrong by the upper bound of one standard error; above 1 when there is none."""
+    order = np.argsort(-confidence)
+    wrong = np.cumsum(np.where(right, 0.0, weights)[order])
+    accepted = np.cumsum(np.where(right, 1.0, weights)[order])
+    safe = [rank for rank in range(len(order)) if wilson_upper(wrong[rank], accepted[rank]) <= MOST_WRONG]
+    return float(confidence[order[safe[-1]]]) if safe else 1.01
+
+
+def curve(found: Sequence[Case], confidence: Array, right: NDArray[np.bool_]) -> list[dict[str, float]]:
+    """Shares of right ones (of those that need one) and of wrong ones (of those accepted) as the threshold falls."""
+    needs = np.array([case.label == "yes" for case in found])
+    weights = case_weights(found)
+    points = []
+    for threshold in (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.4, 0.3, 0.0):
+        taken = confidence >= threshold
+        good, bad = float((taken & right & needs).sum()), float(weights[taken & ~right].sum())
+        points.append({"threshold": threshold, "accepted": float((taken & needs).sum() / needs.sum()), "right": good / float(needs.sum()), "wrong_of_accepted": bad / (good + bad) if good + bad else 0.0})
+    return points
+
+
+def figures(found: Sequence[Case], scored: Scored) -> dict[str, Any]:
+    solvable = [i for i, case in enumerate(found) if case.resolvable]
+    some, scores = [found[i] for i in solvable], [scored.scores[i] for i in solvable]
+    lines = [i for i, case in enumerate(found) if case.antecedent.any()]
+    recent = [np.array([max(term.mentions) [0] + 0.001 * index + (100.0 if "L" in term.tags else 0.0) for index, term in enumerate(case.terms)]) for case in some]
+    return {
+        "questions": len(found), "resolvable": len(some),
+        "line_top1": float(np.mean([found[i].antecedent[np.argmax(scored.line_scores[i])] for i in lines])),
+        "line_previous_message": float(np.mean([found[i].antecedent[-1] for i in lines])),
+        **{f"term_top{k}": float(first_is_right(some, scores, k).mean()) for k in (1, 3, 5)},
+        "term_all_words_top1": float(np.mean([case.grades[np.argmax(score)] == 3 for case, score in zip(some, scores, strict=True)])),
+        "term_candidates_hold_it": float(np.mean([case.grades.any() for case in some])),
+        "term_most_recent_latin": float(first_is_right(some, recent).mean()),
+    }  # fmt: skip
+
+
+def load_embed(cache: Path | None) -> Embed:
+    """The packaged encoder, with vectors from a ``.npz`` of ``texts`` and ``vecs`` where there is one."""
+    encoder = load_encoder()
+    known: dict[str, NDArray[np.float32]] = {}
+    if cache is not None:
+        with np.load(cache, allow_pickle=False) as file:
+            known = dict(zip(file["texts"].tolist(), file["vecs"], strict=True))
+    return CachedEmbedding(lambda text: known[text] if text in known else encoder(text))
+
+
+def main(
+    files: Annotated[list[Path], typer.Argument(help="Files of group windows (JSON Lines).")],
+    out: Annotated[Path, typer.Option(help="Folder for lines.txt, terms.txt, meta.json and metrics.json.")] = Path("core/shipped/resolver"),
+    seed: Annotated[int, typer.Option(help="Seed of all models.")] = 1,
+    embeddings: Annotated[Path | None, typer.Option(help="Cached embeddings (.npz with texts and vecs): saves the encoder's time.")] = None,
+    baselines: Annotated[bool, typer.Option(help="Also measure shuffled labels and the transfer between groups of authors.")] = False,
+) -> None:
+    """Train, cross-validate across authors, choose the threshold, and write the models."""
+    windows = read_windows(files)
+    found = cases(windows, load_embed(embeddings))
+    frequency = word_frequency(windows)
+    rarity = rarity_table(frequency, len(windows))
+    folds = np.array([case.fold for case in found])
+    scored = out_of_fold(found, folds, rarity, seed)
+    right, weights = first_is_right(found, scored.scores), case_weights(found)
+    metrics: dict[str, Any] = {"seed": seed, "cross_author": figures(found, scored), "curve": curve(found, scored.confidence, right)}
+    if baselines:
+        metrics["shuffled_labels"] = figures(found, out_of_fold(found, folds, rarity, seed, shuffle_labels=True))
+        first = np.array([int(case.id.startswith("t")) for case in found])
+        transfer = out_of_fold(found, first, rarity, seed)
+        for name, flag in (("u_to_t", 1), ("t_to_u", 0)):
+            chosen = np.flatnonzero(first == flag)
+            metrics[name] = figures([found[i] for i in chosen], Scored(*([part[i] for i in chosen] for part in (transfer.line_scores, transfer.rows, transfer.scores)), np.zeros(0), np.zeros(0)))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files, key=lambda path: path.name))).hexdigest()
+    meta = {
+        "format": RANKER_FORMAT, "version": f"antecedents-1-{digest[:8]}", "data_hash": digest, "seed": seed, "windows": len(windows), "threshold": choose_threshold(scored.confidence, right, weights),
+        "confidence": fit_confidence(scored.confidence_rows, right, weights), "word_frequency": frequency,
+    }  # fmt: skip
+    metrics["threshold"] = meta["threshold"]
+    out.mkdir(parents=True, exist_ok=True)
+    fit_lines(found, seed).save_model(str(out / "lines.txt"))
+    fit_terms(found, scored.rows, seed).save_model(str(out / "terms.txt"))
+    (out / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    typer.echo(json.dumps({key: value for key, value in metrics.items() if key != "curve"}, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,157 @@
+"""Windows as training material of the antecedent ranker: which lines and which candidate terms are right."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.antecedent_features import Array, Embed, Scene, line_features, terms_of
+from core.antecedents import Term, latin_words, tokenise
+from core.errors import InputError
+from core.grounding import is_free, squeeze, tokens
+from core.messages import ContextLine, join_texts
+
+FOLDS = 5
+
+
+@dataclass(slots=True)
+class Case:
+    """One labelled question. ``grades`` of the terms: 3 all that gold adds, 2 most of it, 1 its name, 0 wrong; ``antecedent`` marks the lines (n,). ``fold`` keeps an author's windows together."""
+
+    id: str
+    fold: int
+    label: str
+    gold: str | None
+    scene: Scene
+    lines: Array
+    terms: list[Term]
+    grades: NDArray[np.int64]
+    antecedent: NDArray[np.bool_]
+
+    @property
+    def resolvable(self) -> bool:
+        return self.gold is not None
+
+
+def read_windows(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """All windows of the files. Raises InputError that names file and line."""
+    found: list[dict[str, Any]] = []
+    for path in paths:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(str(path), f"cannot be read ({error.strerror})", "Give files of group windows, one JSON object a line.") from None
+        for number, line in enumerate(text.splitlines(), 1):
+            try:
+                window = json.loads(line)
+                window["id"], window["messages"], window["questions"]
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise InputError(f"{path}:{number}", f"not a group window ({error})", "Each line needs id, messages and questions.") from None
+            found.append(window)
+    return found
+
+
+def author(window_id: str) -> str:
+    """Who wrote a window: the prefix of its id."""
+    return window_id.split("-")[0]
+
+
+def fold_of(window_id: str) -> int:
+    """Authors are dealt out to FOLDS folds by their number, whoever invited them: t1, t6, t11 and u1 share a fold."""
+    digits = re.sub(r"\D", "", author(window_id))
+    return (int(digits) - 1 if digits else sum(author(window_id).encode())) % FOLDS
+
+
+def cases(windows: Sequence[dict[str, Any]], embed: Embed | None) -> list[Case]:
+    """Every labelled question with context and at least one candidate term; what is no question is left out."""
+    found = []
+    for window in windows:
+        for number, labelled in enumerate(window["questions"]):
+            case = None if labelled["label"] == "not_question" else _case(window, number, labelled, embed)
+            if case is not None:
+                found.append(case)
+    return found
+
+
+def _case(window: dict[str, Any], number: int, labelled: dict[str, Any], embed: Embed | None) -> Case | None:
+    messages, indices = window["messages"], labelled["indices"]
+    asked = messages[indices[-1]]
+    text = join_texts([messages[index]["text"] for index in indices])
+    now = datetime.fromisoformat(asked["at"])
+    earlier = [index for index in range(max(indices)) if index not in indices]
+    context = [ContextLine(messages[i]["sender"], messages[i]["text"], seconds_before=(now - datetime.fromisoformat(messages[i]["at"])).total_seconds()) for i in earlier]
+    scene = Scene.of(text, asked["sender"], context)
+    terms = terms_of(scene) if context else []
+    if not terms:
+        return None
+    lines, _, _ = line_features(scene, embed)
+    gold = labelled.get("gold")
+    grades = np.array([grade(text, gold, term) if gold else 0 for term in terms])
+    wanted = set(labelled.get("antecedent_indices") or ())
+    return Case(f"{window['id']}#{number}", fold_of(window["id"]), labelled["label"], gold, scene, lines, terms, grades, np.array([index in wanted for index in earlier]))
+
+
+def added(question: str, gold: str) -> tuple[list[str], str]:
+    """What ``gold`` adds to ``question``: Latin words, and Chinese characters that name something."""
+    before, after = tokens(question), tokens(gold)
+    latin: list[str] = []
+    han = ""
+    for tag, _, _, start, end in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        for token in after[start:end] if tag != "equal" else ():
+            if re.match("[a-z0-9]", token):
+                latin += [token] if token not in before and not is_free(token) else []
+            elif not is_free(token):
+                han += token
+    return latin, han
+
+
+def grade(question: str, gold: str, term: Term) -> int:
+    """0 wrong, 1 holds the name that gold adds, 2 most of what it adds, 3 all of it. Names weigh 3, other Latin words and numbers 1, a Chinese character 0.5."""
+    latin, han = added(question, gold)
+    names = [word for word in latin if re.search("[a-z]", word)]
+    total = 3 * len(names) + (len(latin) - len(names)) + 0.5 * len(han)
+    key, held = term.key, squeeze(gold)
+    if not total:
+        return 0
+    foreign = [word for word in latin_words(term.text) if word not in held]
+    has = [word for word in names if word in key or (len(key) >= 5 and key in word)]
+    own_han = [char for char in key if "\u3400" <= char <= "\u9fff"]
+    alien = sum(char not in held for char in own_han)
+    shared = sum(char in key for char in han)
+    if not names and len(han) > 1 and not any(han[i : i + 2] in key for i in range(len(han) - 1)):
+        shared = 0
+    share = (3 * len(has) + sum(word in key for word in latin if word not in names) + 0.5 * shared) / total
+    if alien > max(1.0, 0.34 * len(own_han)):
+        share /= 2
+    whole = all(word in key or word in squeeze(question) for word in latin) and (not han or sum(char in key for char in han) / len(han) >= 0.7)
+    if whole and alien <= 2 and not foreign:
+        return 3
+    named = (bool(has) and share >= 0.25 and len(foreign) <= len(has)) or (not names and share >= 0.6 and not foreign)
+    return 0 if not named else 2 if share >= 0.6 and not foreign else 1
+
+
+def word_frequency(windows: Sequence[dict[str, Any]], least: int = 3) -> dict[str, int]:
+    """In how many windows each word stands, for words of at least ``least`` windows."""
+    counts: Counter[str] = Counter()
+    for window in windows:
+        counts.update({squeeze(word.text) for message in window["messages"] for word in tokenise(message["text"]) if word.tag != "P"})
+    return {word: count for word, count in sorted(counts.items()) if count >= least}
+
+
+def wilson_upper(wrong: float, n: float, z: float = 1.0) -> float:
+    """Upper bound of a share by Wilson's interval: the safety margin of the threshold."""
+    if n <= 0:
+        return 1.0
+    share = wrong / n
+    return (share + z * z / (2 * n) + z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))) / (1 + z * z / n)

@@ -1,0 +1,144 @@
+"""Settings of a training run and their named presets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from core.errors import InputError
+from scripts.training.loop import LoopSettings
+
+TASKS = ("gate", "rewrite", "both")
+METHODS = ("lora", "full")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """All that decides a run, apart from the files. ``targets``: all-linear, attention, or module names; ``dtype``: float32 or bfloat16 weights; ``sequence``: longest example in
+    tokens."""
+
+    task: str = "gate"
+    method: str = "lora"
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.05
+    targets: str = "all-linear"
+    rslora: bool = False
+    dora: bool = False
+    dtype: str = "float32"
+    sequence: int = 1024
+    gradient_checkpointing: bool = False
+    validation: float = 0.1
+    gate_prompt: str = "gate-1"
+    rewrite_prompt: str = "rewrite-v1"
+    rewrite_lines: int = 8
+    repeat: int = 1
+    pair_limit: int = 1400
+    threads: int = 0
+    loop: LoopSettings = field(default_factory=LoopSettings)
+
+    def check(self) -> None:
+        """Raise InputError for a value out of range."""
+        rules = (
+            (self.task in TASKS, "--task", self.task, f"Use one of {', '.join(TASKS)}."),
+            (self.method in METHODS, "--method", self.method, f"Use one of {', '.join(METHODS)}."),
+            (self.rank >= 1, "--rank", self.rank, "Use 1 or more."),
+            (0 <= self.dropout < 1, "--dropout", self.dropout, "Use 0 to 1."),
+            (0 <= self.validation < 0.9, "--validation", self.validation, "Use a share below 0.9."),
+            (self.dtype in ("float32", "bfloat16"), "--dtype", self.dtype, "Use float32 or bfloat16."),
+            (self.loop.schedule in ("cosine", "linear", "constant"), "--schedule", self.loop.schedule, "Use cosine, linear or constant."),
+            (self.loop.learning_rate > 0, "--lr", self.loop.learning_rate, "Use a positive rate."),
+            (min(self.loop.batch_size, self.loop.accumulation, self.loop.epochs) >= 1, "--batch, --accumulation, --epochs", "", "Use 1 or more."),
+            (self.sequence >= 16, "--sequence", self.sequence, "Use 16 or more."),
+            (not (self.method == "full" and (self.dora or self.rslora)), "--method full", "", "DoRA and rsLoRA need --method lora."),
+        )
+        for fine, flag, value, remedy in rules:
+            if not fine:
+                raise InputError(flag, f"{value!r} cannot be used" if value != "" else "values cannot be used together", remedy)
+
+    def modules(self) -> str | list[str]:
+        """``target_modules`` as peft takes it."""
+        if self.targets == "attention":
+            return list(ATTENTION)
+        return self.targets if self.targets == "all-linear" else [name.strip() for name in self.targets.split(",") if name.strip()]
+
+    def shown(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+#: "huixiangdou-cr": the settings of HuixiangDou-CR (Kong 2024), axolotl LoRA on 2,302 questions.
+PRESETS: dict[str, TrainSettings] = {
+    "default": TrainSettings(),
+    "huixiangdou-cr": TrainSettings(
+        rank=64, alpha=16, dropout=0.05, dtype="bfloat16", sequence=1400, gradient_checkpointing=True, validation=0.0,
+        loop=LoopSettings(learning_rate=2e-4, schedule="cosine", warmup_steps=10, epochs=1, batch_size=16),
+    ),
+    "smoke": TrainSettings(
+        rank=8, alpha=16, dropout=0.0, repeat=1, pair_limit=200,
+        loop=LoopSettings(learning_rate=5e-4, warmup_steps=2, epochs=1, batch_size=8, max_steps=24, save_every=12, eval_every=24),
+    ),
+}  # fmt: skip
+
+
+def preset(name: str) -> TrainSettings:
+    """Settings of a preset. Raises InputError for an unknown name."""
+    if name not in PRESETS:
+        raise InputError("--preset", f"{name!r} does not exist", f"Use one of {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+def override(settings: TrainSettings, values: dict[str, Any]) -> TrainSettings:
+    """``settings`` with every value that is not None, looked up by field name in it and in its loop."""
+    given = {key: value for key, value in values.items() if value is not None}
+    of_loop = {f.name for f in fields(LoopSettings)}
+    loop = replace(settings.loop, **{key: value for key, value in given.items() if key in of_loop})
+    return replace(settings, loop=loop, **{key: value for key, value in given.items() if key not in of_loop})
+
+
+def axolotl(settings: TrainSettings, base: str, data: list[Path], out: Path) -> str:
+    """The equal run as an axolotl configuration (YAML); the data must be alpaca JSON, as ``scripts.export --format alpaca`` writes it."""
+    loop = settings.loop
+    targets = settings.modules()
+    lines = [
+        f"base_model: {base}",
+        "load_in_8bit: false",
+        "load_in_4bit: false",
+        "strict: false",
+        "datasets:",
+        *[line for path in data for line in (f"  - path: {path}", "    type: alpaca")],
+        f"val_set_size: {settings.validation}",
+        f"output_dir: {out}",
+        f"sequence_len: {settings.sequence}",
+        "sample_packing: false",
+        "pad_to_sequence_len: false",
+        "train_on_inputs: false",
+        *_axolotl_adapter(settings, targets),
+        f"gradient_accumulation_steps: {loop.accumulation}",
+        f"micro_batch_size: {loop.batch_size}",
+        f"num_epochs: {loop.epochs}",
+        *([f"max_steps: {loop.max_steps}"] if loop.max_steps else []),
+        "optimizer: adamw_torch",
+        f"lr_scheduler: {loop.schedule}",
+        f"learning_rate: {loop.learning_rate}",
+        f"warmup_steps: {loop.warmup_steps}",
+        f"weight_decay: {loop.weight_decay}",
+        f"max_grad_norm: {loop.grad_clip}",
+        *([f"loraplus_lr_ratio: {loop.loraplus_ratio}"] if loop.loraplus_ratio else []),
+        *([f"label_smoothing_factor: {loop.label_smoothing}"] if loop.label_smoothing else []),
+        f"bf16: {'true' if settings.dtype == 'bfloat16' else 'false'}",
+        f"gradient_checkpointing: {'true' if settings.gradient_checkpointing else 'false'}",
+        f"seed: {loop.seed}",
+        f"save_steps: {loop.save_every}",
+        "logging_steps: 1",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _axolotl_adapter(settings: TrainSettings, targets: str | list[str]) -> list[str]:
+    if settings.method == "full":
+        return []
+    chosen = ["lora_target_linear: true"] if targets == "all-linear" else ["lora_target_modules:", *[f"  - {name}" for name in targets]]
+    flags = [f"peft_use_{name}: true" for name, wanted in (("rslora", settings.rslora), ("dora", settings.dora)) if wanted]
+    return ["adapter: lora", f"lora_r: {settings.rank}", f"lora_alpha: {settings.alpha:g}", f"lora_dropout: {settings.dropout}", *chosen, *flags]

@@ -1,0 +1,387 @@
+"""The wechaty provider against a puppet service with the faults that real ones have: the real wechaty client over real gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+from grpclib.const import Status
+
+from adapters.wechat.puppet import Deadlines
+from adapters.wechat.wechaty_adapter import Timing, WechatyAdapter
+from adapters.wechat.wechaty_compat import import_wechaty
+from core.config import WechatSection
+from core.errors import ConfigError, SendError
+from core.messages import ConversationKey, MessageKind
+from core.ports import OutgoingReply
+from tests.adapters.conformance import RecordingSink
+from tests.adapters.manual_clock import ManualClock, eventually
+from tests.adapters.wechat.loopback_puppet import BOT, LoopbackPuppet
+
+ROOM = ConversationKey("wechat", "chat-1")
+
+
+class Bench:
+    """A running adapter, its service and its clock."""
+
+    def __init__(self, server: LoopbackPuppet, **options: object) -> None:
+        self.server, self.clock, self.sink, self.terminal = server, ManualClock(), RecordingSink(), io.StringIO()
+        self.adapter = WechatyAdapter(
+            WechatSection(endpoint=server.endpoint, token="token"),
+            self.clock,
+            deadlines=Deadlines(connect=1.0, call=0.3),
+            terminal=self.terminal,
+            **options,  # type: ignore[arg-type]
+        )
+
+    async def until(self, condition: object, step: float = 0.5) -> None:
+        await eventually(condition, 8.0, tick=lambda: self.clock.advance(step))  # type: ignore[arg-type]
+
+    async def start(self) -> None:
+        await self.adapter.start(self.sink)
+
+    async def stop(self) -> None:
+        stopping = asyncio.create_task(self.adapter.stop())
+        await eventually(stopping.done, 8.0, tick=lambda: self.clock.advance(1.0))
+        await stopping
+
+    async def text_of(self, message_id: str) -> str:
+        await self.until(lambda: message_id in self.sink.ids())
+        return next(message.text for message in self.sink.messages if message.message_id == message_id)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[LoopbackPuppet]:
+    async with LoopbackPuppet() as server:
+        yield server
+
+
+@pytest.fixture
+async def bench(server: LoopbackPuppet) -> AsyncIterator[Bench]:
+    bench = Bench(server)
+    await bench.start()
+    await bench.until(lambda: server.connected and bench.adapter.health().last_event_age is not None)
+    yield bench
+    await bench.stop()
+
+
+def reply(text: str = "收到", **fields: str) -> OutgoingReply:
+    return OutgoingReply(ROOM, text, "key", **fields)
+
+
+class TestConnection:
+    @pytest.mark.parametrize("status", [None, Status.OK, Status.UNAVAILABLE, Status.INTERNAL], ids=str)
+    async def test_end_of_the_stream_is_a_reconnect(self, bench: Bench, status: Status | None) -> None:
+        bench.server.end_stream(status)
+        await bench.until(lambda: not bench.adapter.health().connected, step=0.0)
+        await bench.until(lambda: bench.server.connected and bench.adapter.health().connected)
+        bench.server.message("m1")
+        assert await bench.text_of("m1") == "你好"
+        assert await bench.adapter.send(reply()) == "sent-1"
+
+    @pytest.mark.parametrize("payload", ["{broken", "[]", "{}", '{"messageId": 7}', "null", ""])
+    async def test_bad_events_do_no_harm(self, bench: Bench, payload: str) -> None:
+        for kind in (1, 2, 3, 19, 20, 21, 22, 25, 26, 99):
+            if (kind, payload) != (26, payload):
+                bench.server.event(kind, payload)
+        bench.server.message("m1")
+        assert await bench.text_of("m1") == "你好"
+        assert bench.server.calls["Start"] == 1
+
+    async def test_service_that_is_down_at_start_is_awaited(self, server: LoopbackPuppet) -> None:
+        await server.close()
+        bench = Bench(server)
+        await bench.start()
+        assert not bench.adapter.health().connected
+        assert "cannot connect" in bench.adapter.health().detail
+        await server.listen()
+        await bench.until(lambda: bench.adapter.health().connected)
+        await bench.stop()
+
+    async def test_pauses_between_attempts_grow_to_a_limit_with_jitter(self, server: LoopbackPuppet) -> None:
+        await server.close()
+        bench = Bench(server, timing=Timing(first_retry=1.0, longest_retry=8.0))
+        pauses: list[float] = []
+        sleep = bench.clock.sleep
+
+        async def recorded(seconds: float) -> None:
+            pauses.append(seconds)
+            await sleep(seconds)
+
+        bench.clock.sleep = recorded  # type: ignore[method-assign]
+        await bench.start()
+        await bench.until(lambda: len(pauses) >= 8, step=10.0)
+        await bench.stop()
+        for pause, longest in zip(pauses, [1, 2, 4, 8, 8, 8, 8, 8], strict=False):
+            assert longest / 2 <= pause <= longest
+        assert len(set(pauses)) == len(pauses)
+
+    async def test_black_hole_is_noticed_by_ding(self, bench: Bench) -> None:
+        bench.server.event(1, {"data": "beat"})
+        await bench.until(lambda: bench.server.calls["Ding"] == 1, step=5.0)
+        bench.server.black_hole()
+        await bench.until(lambda: bench.server.calls["Start"] == 2 and bench.adapter.health().connected, step=5.0)
+        bench.server.message("m1")
+        assert await bench.text_of("m1") == "你好"
+
+    async def test_quiet_night_with_dongs_is_no_reason_to_reconnect(self, bench: Bench) -> None:
+        for _ in range(100):
+            await bench.clock.advance(10.0)
+            await asyncio.sleep(0.005)
+        assert bench.server.calls["Ding"] > 5
+        assert bench.server.calls["Start"] == 1
+
+    async def test_stream_that_stopped_sending_is_noticed_when_dongs_were_known(self, bench: Bench) -> None:
+        await bench.until(lambda: bench.server.calls["Ding"] == 1, step=5.0)
+        await asyncio.sleep(0.05)
+        bench.server.answers_ding = False
+        await bench.until(lambda: bench.server.calls["Start"] == 2, step=5.0)
+
+    async def test_service_without_dongs_is_alive_while_it_takes_the_call(self, server: LoopbackPuppet) -> None:
+        server.answers_ding = False
+        bench = Bench(server)
+        await bench.start()
+        await bench.until(lambda: server.calls["Ding"] == 4, step=5.0)
+        assert server.calls["Start"] == 1
+        await bench.stop()
+
+    async def test_pools_of_the_package_are_cleared_for_a_new_connection(self, bench: Bench) -> None:
+        modules = import_wechaty()
+        modules.room._pool["chat-1"] = modules.contact._pool["alice"] = object()
+        bench.server.drop()
+        await bench.until(lambda: bench.server.calls["Start"] == 2 and bench.adapter.health().connected)
+        assert (dict(modules.room._pool), dict(modules.contact._pool)) == ({}, {})
+
+    async def test_restart_of_the_adapter_delivers_again(self, bench: Bench) -> None:
+        await bench.stop()
+        await bench.start()
+        await bench.until(lambda: bench.server.connected)
+        bench.server.message("m1")
+        assert await bench.text_of("m1") == "你好"
+
+    async def test_age_of_the_last_event_is_told(self, bench: Bench) -> None:
+        bench.server.event(1, {})
+        await eventually(lambda: bench.adapter.health().last_event_age == 0.0)
+        await bench.clock.advance(7.0)
+        assert bench.adapter.health().last_event_age == 7.0
+
+    async def test_logout_and_login_show_in_the_health(self, bench: Bench) -> None:
+        bench.server.event(26, {"contactId": BOT})
+        await eventually(lambda: not bench.adapter.health().connected)
+        assert "logged out" in bench.adapter.health().detail
+        bench.server.login()
+        await eventually(lambda: bench.adapter.health().connected)
+
+    async def test_qr_code_is_shown_once_with_its_link(self, bench: Bench) -> None:
+        for _ in range(2):
+            bench.server.event(22, {"status": 2, "qrcode": "http://weixin.qq.com/x/AbC="})
+        await eventually(lambda: not bench.adapter.health().connected)
+        bench.server.message("m1")
+        await bench.text_of("m1")
+        shown = bench.terminal.getvalue()
+        assert shown.count("https://wechaty.js.org/qrcode/http%3A%2F%2Fweixin.qq.com%2Fx%2FAbC%3D") == 1
+        assert shown.count("█") > 100
+
+    @pytest.mark.parametrize("endpoint", ["", "localhost", "host:", ":80", "host:99999", "host:x"])
+    async def test_bad_endpoint_is_a_config_error(self, endpoint: str) -> None:
+        with pytest.raises(ConfigError, match="endpoint"):
+            await WechatyAdapter(WechatSection(endpoint=endpoint), ManualClock()).start(RecordingSink())
+
+    async def test_refused_token_is_a_config_error(self, server: LoopbackPuppet) -> None:
+        server.fail("Start", Status.UNAUTHENTICATED)
+        bench = Bench(server)
+        with pytest.raises(ConfigError, match="token"):
+            await bench.start()
+        assert not bench.adapter.health().connected
+
+
+class TestMessages:
+    async def test_order_survives_slow_fetches_and_fetches_overlap(self, bench: Bench) -> None:
+        gates = {f"m{i}": asyncio.Event() for i in range(5)}
+        bench.server.delays = dict(gates)
+        for name in gates:
+            bench.server.message(name)
+        await eventually(lambda: bench.server.calls["MessagePayload"] == 5)
+        for name in reversed(gates):
+            gates[name].set()
+            await asyncio.sleep(0.01)
+        await bench.until(lambda: len(bench.sink.messages) == 5)
+        assert bench.sink.ids() == list(gates)
+
+    async def test_failed_look_up_is_tried_again_in_order(self, bench: Bench) -> None:
+        bench.server.fail("MessagePayload", Status.UNAVAILABLE, Status.INTERNAL)
+        bench.server.message("m1")
+        await eventually(lambda: bench.server.calls["MessagePayload"] == 1)
+        bench.server.message("m2")
+        await bench.until(lambda: len(bench.sink.messages) == 2)
+        assert bench.sink.ids() == ["m1", "m2"]
+
+    async def test_look_up_that_fails_for_long_comes_late_and_holds_nobody_up(self, bench: Bench) -> None:
+        bench.server.event(2, {"messageId": "m1"})
+        bench.server.message("m2")
+        await bench.until(lambda: bench.sink.ids() == ["m2"])
+        payloads, bench.server.payloads = bench.server.payloads, {}
+        bench.server.message("m1")
+        bench.server.payloads |= payloads
+        await bench.until(lambda: bench.sink.ids() == ["m2", "m1"], step=1.0)
+
+    async def test_redelivery_after_a_given_up_look_up_is_taken(self, bench: Bench) -> None:
+        bench.server.event(2, {"messageId": "m1"})
+        await bench.until(lambda: bench.server.calls["MessagePayload"] >= 9, step=5.0)
+        await asyncio.sleep(0.05)
+        bench.server.message("m1")
+        assert await bench.text_of("m1") == "你好"
+
+    async def test_hanging_look_ups_have_a_deadline(self, bench: Bench) -> None:
+        bench.server.hanging.update({"RoomPayload", "RoomMemberPayload", "ContactPayload"})
+        bench.server.message("m1")
+        await bench.until(lambda: bench.sink.messages)
+        message = bench.sink.messages[0]
+        assert (message.text, message.chat_name, message.sender_name) == ("你好", "", "")
+
+    @pytest.mark.parametrize(
+        ("number", "kind", "text"),
+        [
+            (7, MessageKind.TEXT, "正文"),
+            (6, MessageKind.IMAGE, "[图片]"),
+            (1, MessageKind.FILE, "[文件]"),
+            (2, MessageKind.AUDIO, "[语音]"),
+            (5, MessageKind.STICKER, "[表情]"),
+            (15, MessageKind.VIDEO, "[视频]"),
+            (14, MessageKind.LINK, "[链接]"),
+            (0, MessageKind.OTHER, "[其他消息]"),
+            (16, MessageKind.OTHER, "[其他消息]"),
+            (4711, MessageKind.OTHER, "[其他消息]"),
+        ],
+    )
+    async def test_types_are_those_of_the_typescript_puppet(self, bench: Bench, number: int, kind: MessageKind, text: str) -> None:
+        bench.server.message("m1", "正文", kind=number)
+        assert await bench.text_of("m1") == text
+        assert bench.sink.messages[0].kind is kind
+
+    @pytest.mark.parametrize("at", [1772442000, 1772442000000])
+    async def test_seconds_and_milliseconds(self, bench: Bench, at: float) -> None:
+        bench.server.message("m1", at=at)
+        await bench.text_of("m1")
+        assert bench.sink.messages[0].sent_at == datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
+
+    async def test_names_and_mentions(self, bench: Bench) -> None:
+        bench.server.aliases["chat-1", "alice"] = "爱丽丝·后端"
+        bench.server.aliases["chat-1", BOT] = "豆豆"
+        bench.server.message("m1", "@豆豆\u2005@鲍勃\u2005 怎么部署？", mentions=(BOT, "bob"))
+        bench.server.message("m2", "@豆解\u2005再说一遍", sender="bob", mentions=(BOT,))
+        assert await bench.text_of("m1") == "@鲍勃  怎么部署？"
+        assert await bench.text_of("m2") == "再说一遍"
+        first, second = bench.sink.messages
+        assert (first.chat_name, first.sender_name, first.mentions) == ("部署交流群", "爱丽丝·后端", (BOT, "bob"))
+        assert second.sender_name == "鲍勃"
+
+    async def test_topic_follows_its_event(self, bench: Bench) -> None:
+        bench.server.message("m1")
+        await bench.text_of("m1")
+        bench.server.event(21, {"roomId": "chat-1", "newTopic": "新群名", "oldTopic": "部署交流群", "changerId": "bob", "timestamp": 1})
+        bench.server.message("m2")
+        await bench.text_of("m2")
+        assert [message.chat_name for message in bench.sink.messages] == ["部署交流群", "新群名"]
+
+    async def test_private_messages_are_ignored(self, bench: Bench) -> None:
+        bench.server.message("p1", room="")
+        bench.server.message("m1")
+        await bench.text_of("m1")
+        assert len(bench.sink.messages) == 1
+
+    async def test_echo_is_filtered_before_login_is_known(self, server: LoopbackPuppet) -> None:
+        server.logs_in = False
+        bench = Bench(server)
+        await bench.start()
+        await eventually(lambda: server.connected)
+        server.message("own", sender=BOT)
+        server.message("m1")
+        await bench.adapter.send(reply())
+        await asyncio.sleep(0.05)
+        assert bench.sink.messages == []
+        server.login()
+        await bench.until(lambda: bench.sink.messages, step=0.0)
+        assert bench.sink.ids() == ["m1"]
+        await bench.stop()
+
+    async def test_service_that_never_tells_the_login_loses_nothing_and_answers_no_echo(self, server: LoopbackPuppet) -> None:
+        server.logs_in = False
+        bench = Bench(server)
+        await bench.start()
+        await eventually(lambda: server.connected)
+        await bench.adapter.send(reply("这是机器人的回答"))
+        server.message("m1")
+        await bench.until(lambda: bench.sink.messages, step=2.0)
+        assert bench.sink.ids() == ["m1"]
+        await bench.stop()
+
+    @pytest.mark.parametrize(
+        ("notice", "target"),
+        [
+            ("m1", "m1"),
+            ('<sysmsg type="revokemsg"><revokemsg><msgid>7</msgid><newmsgid>46006508</newmsgid><replacemsg><![CDATA[x]]></replacemsg></revokemsg></sysmsg>', "46006508"),
+        ],
+    )
+    async def test_recall_names_the_recalled_message(self, bench: Bench, notice: str, target: str) -> None:
+        bench.server.message("r1", notice, kind=13)
+        await bench.until(lambda: bench.sink.recalls)
+        assert (bench.sink.recalls[0].chat_id, bench.sink.recalls[0].message_id) == ("chat-1", target)
+        assert bench.sink.messages == []
+
+    async def test_recall_that_names_nothing_is_no_message(self, bench: Bench) -> None:
+        bench.server.message("r1", "爱丽丝撤回了一条消息", kind=13)
+        bench.server.message("m1")
+        await bench.text_of("m1")
+        assert (bench.sink.recalls, bench.sink.ids()) == ([], ["m1"])
+
+    async def test_quote_tells_what_it_answers(self, bench: Bench) -> None:
+        quoted = "<refermsg><type>1</type><svrid>46006508</svrid><content>mmpose 发布了</content></refermsg>"
+        xml = f"<msg><appmsg><title>怎么把它部署到 TX2？</title><type>57</type>{quoted}</appmsg></msg>"
+        bench.server.message("m1", xml, kind=14)
+        assert await bench.text_of("m1") == "怎么把它部署到 TX2？"
+        assert (bench.sink.messages[0].reply_to, bench.sink.messages[0].kind) == ("46006508", MessageKind.TEXT)
+
+    async def test_bot_joins_and_leaves_rooms(self, bench: Bench) -> None:
+        bench.server.event(19, {"roomId": "chat-1", "inviteeIdList": ["bob"], "inviterId": "alice", "timestamp": 1})
+        bench.server.event(19, {"roomId": "chat-2", "inviteeIdList": [BOT], "inviterId": "alice", "timestamp": 1})
+        bench.server.event(20, {"roomId": "chat-2", "removeeIdList": [BOT], "removerId": "alice", "timestamp": 1})
+        await bench.until(lambda: bench.sink.leaves)
+        key = ConversationKey("wechat", "chat-2")
+        assert (bench.sink.joins, bench.sink.leaves) == ([(key, "第二群")], [key])
+
+    async def test_message_that_cannot_be_stored_is_stored_later_in_order(self, bench: Bench) -> None:
+        bench.sink.errors += [RuntimeError("disk full")] * 3
+        bench.server.message("m1")
+        bench.server.message("m2")
+        await bench.until(lambda: len(bench.sink.messages) == 2)
+        assert bench.sink.ids() == ["m1", "m2"]
+
+
+class TestSending:
+    async def test_reply_mentions_the_asker(self, bench: Bench) -> None:
+        assert await bench.adapter.send(reply("好了", mention="alice")) == "sent-1"
+        assert bench.server.sent == [("chat-1", "@爱丽丝\u2005好了", ("alice",))]
+
+    async def test_hanging_send_has_a_deadline(self, bench: Bench) -> None:
+        bench.server.hanging.add("MessageSendText")
+        with pytest.raises(SendError, match="no answer") as caught:
+            await bench.adapter.send(reply())
+        assert not caught.value.permanent
+
+    async def test_recall_of_an_own_message(self, bench: Bench) -> None:
+        await bench.adapter.recall(ROOM, "sent-1")
+        assert bench.server.recalled == ["sent-1"]
+        bench.server.fail("MessageRecall", Status.NOT_FOUND)
+        with pytest.raises(SendError) as caught:
+            await bench.adapter.recall(ROOM, "sent-1")
+        assert caught.value.permanent
+
+    async def test_groups_are_listed_with_and_without_a_running_bot(self, bench: Bench) -> None:
+        expected = [("chat-1", "部署交流群"), ("chat-2", "第二群")]
+        assert await bench.adapter.groups() == expected
+        assert await WechatyAdapter(WechatSection(endpoint=bench.server.endpoint, token="token")).groups() == expected
+        assert bench.server.calls["Start"] == 1

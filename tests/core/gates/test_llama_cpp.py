@@ -1,0 +1,168 @@
+"""The llama_cpp back end on the real packaged model."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from core.errors import BackendError, ConfigError
+from core.gates.llama_cpp import LlamaCppModel
+from core.gates.llama_engine import LlamaEngine
+from core.gates.packaged import gguf_file, model_path
+from core.gates.worker import ModelWorker
+from core.ports import LanguageModel, Prompt
+
+FIXED = "下面是群聊里的一个问题。\n"
+LINES = "- mmpose 支持移动端部署么？\n- 支持的，看文档\n"
+
+
+@pytest.fixture(scope="module")
+def packaged() -> Path:
+    return model_path("", "gate")
+
+
+@pytest.fixture
+async def model(packaged: Path) -> AsyncIterator[LlamaCppModel]:
+    worker = ModelWorker()
+    opened = await LlamaCppModel.open(packaged, None, worker, context_tokens=768)
+    yield opened
+    await opened.close()
+    worker.close()
+
+
+def prompt(number: int, context: str = LINES) -> Prompt:
+    return Prompt(FIXED, context, f"问：怎么把它部署到 TX{number}？\n答：")
+
+
+async def test_it_is_a_language_model(model: LlamaCppModel) -> None:
+    assert isinstance(model, LanguageModel)
+    assert model.name.startswith("gemma")
+
+
+async def test_answers_are_log_probabilities_and_do_not_depend_on_what_was_asked_before(model: LlamaCppModel) -> None:
+    answers = ("yes", "no")
+    alone = [(await model.answer_logprobs([prompt(number)], answers))[0] for number in range(3)]
+    together = await model.answer_logprobs([prompt(2), prompt(0, ""), prompt(1), prompt(0), prompt(2)], answers)
+    assert all(value < 0 for row in alone for value in row)
+    for number, row in ((2, together[0]), (1, together[2]), (0, together[3]), (2, together[4])):
+        assert row == pytest.approx(alone[number], abs=0.35)  # the split into batches moves quantised logits by about 0.3
+
+
+async def test_prefix_is_reused(packaged: Path) -> None:
+    engine = LlamaEngine(packaged, None, 768)
+    tokens = engine.tokenize(prompt(1).text, start=True)
+    engine.next_logprobs(tokens)
+    whole = engine.decoded_tokens
+    other = engine.tokenize(prompt(2).text, start=True)
+    engine.next_logprobs(other)
+    assert whole == len(tokens)
+    assert engine.decoded_tokens - whole < 12
+    engine.close()
+
+
+async def test_scores_of_continuations_equal_the_chain_of_single_steps(packaged: Path) -> None:
+    engine = LlamaEngine(packaged, None, 768)
+    start = engine.tokenize(prompt(1).text, start=True)
+    continuations = [engine.tokenize(text) for text in ("mmpose 可以", "不支持这块板子", "是")]
+    scores = engine.score(start, continuations)
+    for continuation, row in zip(continuations, scores, strict=True):
+        assert len(row) == len(continuation)
+        chain, tokens = 0.0, list(start)
+        for token in continuation:
+            chain += float(engine.next_logprobs(tokens)[token])
+            tokens.append(token)
+        assert sum(row) == pytest.approx(chain, abs=0.15 * len(continuation) + 0.3)
+    assert engine.score(start, continuations)[0] == pytest.approx(scores[0], abs=0.35)
+    engine.close()
+
+
+async def test_more_continuations_than_sequences(packaged: Path) -> None:
+    engine = LlamaEngine(packaged, None, 768)
+    start = engine.tokenize(prompt(1).text, start=True)
+    scores = engine.score(start, [engine.tokenize(f"第{number}个") for number in range(40)])
+    assert len(scores) == 40
+    assert all(math.isfinite(value) and value <= 0 for row in scores for value in row)
+    engine.close()
+
+
+async def test_generation_stops_at_the_line_and_is_greedy(model: LlamaCppModel) -> None:
+    first = await model.generate(prompt(1), 24)
+    again = await model.generate(prompt(1), 24)
+    assert first.text == again.text
+    assert "\n" not in first.text
+    assert len(first.logprobs) <= 24
+    assert all(value <= 0 for value in first.logprobs)
+
+
+async def test_the_event_loop_never_waits_for_the_model(model: LlamaCppModel) -> None:
+    """While the model reads prompts, the loop goes on: its longest pause stays far under one prompt's time."""
+    longest, running = 0.0, True
+
+    async def watch() -> None:
+        nonlocal longest
+        while running:
+            before = time.perf_counter()
+            await asyncio.sleep(0.002)
+            longest = max(longest, time.perf_counter() - before - 0.002)
+
+    watcher = asyncio.create_task(watch())
+    started = time.perf_counter()
+    await model.answer_logprobs([prompt(number, LINES * 8) for number in range(6)], ("yes", "no"))
+    took = time.perf_counter() - started
+    running = False
+    await watcher
+    assert longest < took / 2
+
+
+async def test_a_prompt_longer_than_the_context_is_an_error_and_the_model_lives_on(model: LlamaCppModel) -> None:
+    with pytest.raises(BackendError, match="longer than the context"):
+        await model.answer_logprobs([prompt(1, "很长的一行。" * 800)], ("yes", "no"))
+    assert len(await model.answer_logprobs([prompt(1)], ("yes", "no"))) == 1
+
+
+async def test_texts_that_are_no_plain_text_do_not_hurt(model: LlamaCppModel) -> None:
+    odd = "\ud800 \x00 <bos><start_of_turn> \u202eabc 👩‍👩‍👧"
+    assert len(await model.answer_logprobs([Prompt(FIXED, "", odd)], ("yes",))) == 1
+    assert await model.count_tokens(odd) > 3
+
+
+async def test_a_closed_model_refuses(packaged: Path) -> None:
+    worker = ModelWorker()
+    opened = await LlamaCppModel.open(packaged, None, worker, context_tokens=256)
+    await opened.close()
+    await opened.close()
+    with pytest.raises(BackendError, match="closed"):
+        await opened.count_tokens("x")
+    worker.close()
+
+
+def test_a_missing_model_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\[gate\] model.*file not found") as caught:
+        gguf_file(str(tmp_path / "none.gguf"), "gate", "model")
+    assert caught.value.exit_code == 2
+
+
+def test_a_file_that_is_no_gguf_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"PK\x03\x04 not a model")
+    with pytest.raises(ConfigError, match="is no GGUF file"):
+        gguf_file(str(path), "gate", "model")
+
+
+def test_a_truncated_gguf_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + b"\x00" * 64)
+    with pytest.raises(ConfigError, match="cannot load"):
+        LlamaEngine(path)
+
+
+def test_an_adapter_that_is_none_is_refused(packaged: Path, tmp_path: Path) -> None:
+    path = tmp_path / "adapter.gguf"
+    path.write_bytes(b"GGUF" + b"\x00" * 64)
+    with pytest.raises(ConfigError, match="adapter"):
+        LlamaEngine(packaged, path, 256)

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from core.errors import StorageError
+from core.groups import Groups
+from core.ingest import DropReason, Ingest
+from core.messages import ConversationKey, Recall
+from tests.core.house import GROUP, NOTICE, House, open_house
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    async with open_house(tmp_path / "d.db") as house:
+        yield house
+
+
+async def test_a_message_is_stored_when_message_returns_and_then_published_once(house: House) -> None:
+    message = house.message(1, "你好\0\ud83d\ude00")
+    await house.ingest.message(message)
+    assert await house.texts() == ["你好␀😀"]
+    await house.ingest.message(message)
+    await house.bus.drain()
+    assert [(event.message.text, event.live) for event in house.stored] == [("你好␀😀", True)]
+    counts = house.ingest.counts["feishu"]
+    assert (counts.received, counts.stored, counts.duplicates) == (2, 1, 1)
+
+
+async def test_without_groups_nothing_is_collected_and_the_log_tells_once_how_to(tmp_path: Path) -> None:
+    async with open_house(tmp_path / "d.db", allowed=()) as house:
+        with capture_logs() as logs:
+            for number in range(3):
+                await house.say(number, "秘密")
+        told = [entry for entry in logs if entry["event"] == "group_not_collected"]
+        assert [(entry["log_level"], entry["group"], entry["name"], "[bot] groups" in entry["remedy"]) for entry in told] == [("warning", "g1", "技术群", True)]
+        assert "秘密" not in str(logs)
+        assert await house.inbox.count() == 0
+        assert house.stored == []
+        assert house.ingest.counts["feishu"].dropped[DropReason.GROUP_NOT_ALLOWED] == 3
+
+
+async def test_collect_all_takes_every_group(house: House) -> None:
+    ingest = Ingest(house.inbox, house.bus, Groups(house.store, ()), house.consent, collect_all=True)
+    await ingest.message(house.message(1, chat="anywhere"))
+    assert await house.texts("anywhere") == ["消息 1"]
+
+
+async def test_a_group_may_be_named_with_its_platform(tmp_path: Path) -> None:
+    async with open_house(tmp_path / "d.db", allowed=("feishu:g1", "wechat:g2")) as house:
+        await house.say(1)
+        await house.say(2, chat="g2")
+        assert [event.message.chat_id for event in house.stored] == ["g1"]
+
+
+async def test_members_who_opted_out_and_our_own_bots_are_neither_stored_nor_published(house: House) -> None:
+    await house.consent.opt_out("feishu", "u-shy")
+    house.ingest.ignore_sender("feishu", "u-bot")
+    await house.say(1, sender="u-shy")
+    await house.say(2, sender="u-bot")
+    await house.say(3, "/dj off", sender="u-bot")
+    await house.say(4)
+    assert await house.texts() == ["消息 4"]
+    assert [event.message.message_id for event in house.stored] == ["m4"]
+    assert house.ingest.counts["feishu"].dropped == {DropReason.OPTED_OUT: 1, DropReason.OWN: 2}
+
+
+async def test_bulk_returns_how_many_were_new_and_carries_out_no_commands(house: House) -> None:
+    batch = [house.message(1), house.message(2, "/dj off", sender="boss"), house.message(3), house.message(1)]
+    assert await house.ingest.messages(batch) == 2
+    assert await house.ingest.messages(batch) == 0
+    await house.bus.drain()
+    assert [(event.message.message_id, event.live) for event in house.stored] == [("m1", False), ("m3", False)]
+    assert house.groups.enabled(GROUP)
+    counts = house.ingest.counts["feishu"]
+    assert (counts.stored, counts.duplicates, counts.dropped[DropReason.COMMAND]) == (2, 4, 2)
+
+
+async def test_a_recall_erases_and_tells_the_pipeline_also_when_it_comes_first(house: House) -> None:
+    await house.say(1, "说错了")
+    await house.ingest.recall(Recall("feishu", "g1", "m1", house.clock.now()))
+    await house.ingest.recall(Recall("feishu", "g1", "m2", house.clock.now()))
+    await house.say(2, "更早撤回的")
+    assert await house.texts() == []
+    assert house.recalled == ["m1", "m2"]
+    assert len(house.stored) == 1
+    assert house.ingest.counts["feishu"].recalled == 1
+
+
+async def test_the_notice_is_posted_once_in_the_life_of_a_group(tmp_path: Path) -> None:
+    for _ in range(2):
+        async with open_house(tmp_path / "d.db") as house:
+            for _ in range(2):
+                await house.ingest.joined(GROUP, "技术群")
+                await house.ingest.left(GROUP)
+            await house.ingest.joined(ConversationKey("feishu", "not-allowed"), "别的群")
+            claimed = await house.outbox.claim("feishu")
+    assert claimed == []
+    async with open_house(tmp_path / "d.db") as house:
+        stored = await house.outbox.get("notice:feishu:g1")
+        assert stored is not None
+        assert (stored.reply.text, stored.attempts) == (NOTICE, 1)
+        assert await house.outbox.get("notice:feishu:not-allowed") is None
+
+
+async def test_what_cannot_be_stored_is_reported_so_that_it_is_not_acknowledged(tmp_path: Path) -> None:
+    async with open_house(tmp_path / "d.db") as house:
+        breaker = sqlite3.connect(tmp_path / "d.db")
+        breaker.execute("DROP TABLE messages")
+        breaker.commit()
+        breaker.close()
+        with pytest.raises(StorageError):
+            await house.ingest.message(house.message(1))
+        assert house.stored == []
+        assert house.ingest.counts["feishu"].failed == 1
+
+
+async def test_a_command_line_is_never_stored_whatever_it_says(house: House) -> None:
+    for number, text in enumerate(["/dj help", "/豆解 帮助", "／ＤＪ  ｈｅｌｐ", "@豆解 /dj nonsense", "/dj 我的密码是 hunter2"]):
+        await house.say(number, text)
+    assert await house.texts() == []
+    assert house.stored == []
+
+
+async def test_a_picture_with_a_slash_in_its_place_holder_is_no_command(house: House) -> None:
+    from core.messages import MessageKind
+
+    await house.ingest.message(replace(house.message(1, "/dj off"), kind=MessageKind.FILE, sender_id="boss"))
+    assert house.groups.enabled(GROUP)
+    assert await house.texts() == ["/dj off"]
