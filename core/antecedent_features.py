@@ -1,6 +1,7 @@
 """Surface features of earlier lines and of candidate terms, for the antecedent rankers.
 
-All features are cheap: positions, times, senders, mentions, shared words and (where an encoder is given) cosine similarities. Names of features are part of the shipped models' form: a model names
+All features are cheap: positions, times, senders, mentions, shared words and (where an encoder is given) cosine similarities. Names of features are
+part of the shipped models' form: a model names
 the columns it was trained on.
 """
 
@@ -24,7 +25,9 @@ Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 _QUESTION = re.compile(r"[?？]|吗|么|呢|咋|啥|怎么|怎样|如何|哪|谁|几|多少|是不是|能不能|有没有|可不可以|\b(?:how|what|why|which|where|when|who|does|can|is there|any)\b", re.I)
 _ACK = re.compile(r"^(?:[\[\]\w]{0,6}|谢谢.{0,6}|感谢.{0,6}|好的?.{0,4}|收到.{0,3}|ok.{0,3}|哈+.{0,3}|懂了.{0,3})$", re.I)
 _PRONOUN = re.compile(r"它|他|她|这|那|前者|后者|\b(?:it|its|that|this|those|these|they|them|one)\b", re.I)
-_REFERRING_HEAD = re.compile(r"(?:这|那|哪)(?:一|两|几|三)?(?:个|款|种|块|台|套|条|张|件|边|些|家|只|份|本|门|批|把|组|项)?([\u3400-\u9fff]{0,3})|\b(?:the|that|this|those|these)\s+([a-z0-9-]+)", re.I)
+_REFERRING_HEAD = re.compile(
+    r"(?:这|那|哪)(?:一|两|几|三)?(?:个|款|种|块|台|套|条|张|件|边|些|家|只|份|本|门|批|把|组|项)?([\u3400-\u9fff]{0,3})|\b(?:the|that|this|those|these)\s+([a-z0-9-]+)", re.I
+)
 _AT = re.compile(r"@([^\s@，,。:：]+)")
 
 
@@ -62,7 +65,17 @@ def _named(text: str, names: Sequence[str]) -> set[str]:
     return {name for name in names if len(name) > 1 and normalise(name) in plain}
 
 
-LINE_FEATURES = ["distance", "distance_share", "log_seconds", "same_sender", "is_quoted", "names_asker", "question_names_sender", "addressed_by_question", "sender_of_last", "since_askers_last", "is_askers_last", "after_askers_last", "is_question", "is_ack", "length", "n_latin", "shared_bigrams", "shared_bigram_share", "shared_latin", "mentions_someone", "talked_with_asker", "sender_share", "reach", "reach_rank", "reach_open", "similarity", "similarity_z", "similarity_rank", "thread_similarity", "n_lines", "question_length", "question_pronoun", "question_addresses", "asker_spoke", "gap", "asker_after", "replied_by_asker", "same_sender_as_next", "same_sender_as_previous", "link_to_asker"]
+# fmt: off
+LINE_FEATURES = [
+    "distance", "distance_share", "log_seconds", "same_sender", "is_quoted", "names_asker",
+    "question_names_sender", "addressed_by_question", "sender_of_last", "since_askers_last", "is_askers_last",
+    "after_askers_last", "is_question", "is_ack", "length", "n_latin", "shared_bigrams",
+    "shared_bigram_share", "shared_latin", "mentions_someone", "talked_with_asker", "sender_share", "reach",
+    "reach_rank", "reach_open", "similarity", "similarity_z", "similarity_rank", "thread_similarity",
+    "n_lines", "question_length", "question_pronoun", "question_addresses", "asker_spoke", "gap",
+    "asker_after", "replied_by_asker", "same_sender_as_next", "same_sender_as_previous", "link_to_asker",
+]
+# fmt: on
 
 
 def reach(scene: Scene, similarity: Array | None, names: Sequence[str], openness: float = 1.0) -> tuple[Array, Array]:
@@ -140,20 +153,69 @@ def line_features(scene: Scene, embed: Embed | None) -> tuple[Array, Array, Arra
     for i, line in enumerate(lines):
         shared = len(bigrams(line.text) & asked)
         quoted = line.is_reply_target or (bool(quote) and squeeze(line.text).startswith(quote[:12]))
-        rows.append([
-            n - i, (n - i) / n, math.log1p(max(0.0, line.seconds_before)), senders[i] == scene.sender, quoted, scene.sender in addressed_in[i], senders[i] in question_names,
-            senders[i] in question_addresses, senders[i] == senders[-1], askers_last - i if asker_lines else -99, i == askers_last, i > askers_last >= 0,
-            bool(_QUESTION.search(line.text)), bool(_ACK.match(line.text)), len(line.text), len(latin_words(line.text)), shared, shared / (len(asked) + 1),
-            len(asked_latin & set(latin_words(line.text))), bool(addressed_in[i]), senders[i] in partners, senders.count(senders[i]) / n, visits[i], visit_rank[i], visits_open[i],
-            row_similarity[i], (row_similarity[i] - mean) / spread, similarity_rank[i], float(similarity[askers_last, i]) if similarity is not None and asker_lines else np.nan, n, len(scene.question),
-            bool(_PRONOUN.search(scene.question)), bool(question_addresses), bool(asker_lines), math.log1p(max(0.0, lines[-1].seconds_before)),
-            sum(1 for k in asker_lines if k > i), any(scene.sender == senders[k] and weights[k, i] > 0.3 for k in range(i + 1, n)),
-            i + 1 < n and senders[i + 1] == senders[i], i > 0 and senders[i - 1] == senders[i], weights[n, i],
-        ])
+        rows.append(
+            [
+                n - i,
+                (n - i) / n,
+                math.log1p(max(0.0, line.seconds_before)),
+                senders[i] == scene.sender,
+                quoted,
+                scene.sender in addressed_in[i],
+                senders[i] in question_names,
+                senders[i] in question_addresses,
+                senders[i] == senders[-1],
+                askers_last - i if asker_lines else -99,
+                i == askers_last,
+                i > askers_last >= 0,
+                bool(_QUESTION.search(line.text)),
+                bool(_ACK.match(line.text)),
+                len(line.text),
+                len(latin_words(line.text)),
+                shared,
+                shared / (len(asked) + 1),
+                len(asked_latin & set(latin_words(line.text))),
+                bool(addressed_in[i]),
+                senders[i] in partners,
+                senders.count(senders[i]) / n,
+                visits[i],
+                visit_rank[i],
+                visits_open[i],
+                row_similarity[i],
+                (row_similarity[i] - mean) / spread,
+                similarity_rank[i],
+                float(similarity[askers_last, i]) if similarity is not None and asker_lines else np.nan,
+                n,
+                len(scene.question),
+                bool(_PRONOUN.search(scene.question)),
+                bool(question_addresses),
+                bool(asker_lines),
+                math.log1p(max(0.0, lines[-1].seconds_before)),
+                sum(1 for k in asker_lines if k > i),
+                any(scene.sender == senders[k] and weights[k, i] > 0.3 for k in range(i + 1, n)),
+                i + 1 < n and senders[i + 1] == senders[i],
+                i > 0 and senders[i - 1] == senders[i],
+                weights[n, i],
+            ]
+        )
     return np.array(rows, dtype=np.float64).reshape(n, len(LINE_FEATURES)), weights, similarity
 
 
-TERM_FEATURES = ["score_max", "score_sum", "score_rank", "score_last", "score_first", "score_max_share", "n_mentions", "n_lines", "n_senders", "substring_lines", "first_distance", "last_distance", "spread", "in_askers_line", "in_addressed_line", "in_quote", "in_question_line", "reach_max", "reach_sum", "similarity_max", "tag_latin", "tag_number", "tag_noun", "tag_verb", "tag_of", "n_tokens", "length", "maximal", "left_break", "right_break", "line_start", "line_share", "n_latin_words", "has_upper", "has_sign", "has_digit", "mixed", "overlap_question", "in_question", "head_match", "head_in_line", "rivals_in_line", "rivals", "rank_rivals_nearer", "extends_better", "rarity", "capital_ratio", "verb_first", "verb_last", "noun_last", "best_distance", "best_same_sender", "best_is_question", "best_names_asker", "best_addressed", "best_n_terms", "best_is_askers_last", "question_length", "question_pronoun", "question_has_head", "question_latin", "n_lines_all", "asker_mentioned", "partner_mentioned", "mentions_after_share", "latin_in_window", "first_mention_by_asker", "last_mention_by_asker", "before_tag", "after_tag", "is_top_line_only"]
+# fmt: off
+TERM_FEATURES = [
+    "score_max", "score_sum", "score_rank", "score_last", "score_first", "score_max_share", "n_mentions",
+    "n_lines", "n_senders", "substring_lines", "first_distance", "last_distance", "spread", "in_askers_line",
+    "in_addressed_line", "in_quote", "in_question_line", "reach_max", "reach_sum", "similarity_max",
+    "tag_latin", "tag_number", "tag_noun", "tag_verb", "tag_of", "n_tokens", "length", "maximal",
+    "left_break", "right_break", "line_start", "line_share", "n_latin_words", "has_upper", "has_sign",
+    "has_digit", "mixed", "overlap_question", "in_question", "head_match", "head_in_line", "rivals_in_line",
+    "rivals", "rank_rivals_nearer", "extends_better", "rarity", "capital_ratio", "verb_first", "verb_last",
+    "noun_last", "best_distance", "best_same_sender", "best_is_question", "best_names_asker",
+    "best_addressed", "best_n_terms", "best_is_askers_last", "question_length", "question_pronoun",
+    "question_has_head", "question_latin", "n_lines_all", "asker_mentioned", "partner_mentioned",
+    "mentions_after_share", "latin_in_window", "first_mention_by_asker", "last_mention_by_asker",
+    "before_tag", "after_tag", "is_top_line_only",
+]
+# fmt: on
 
 _TAG_CODE = {tag: index for index, tag in enumerate("PXUMNVALW")}
 
@@ -207,19 +269,79 @@ def term_features(scene: Scene, terms: Sequence[Term], lines: Array, line_scores
         nearer = sum(1 for other in terms if "L" in other.tags and other.lines[-1] > where[-1] and other.key not in term.key and term.key not in other.key)
         letters = [c for c in term.text if c.isalpha() and c.isascii()]
         row = lines[best]
-        rows.append([
-            line_scores[where].max(), line_scores[where].sum(), line_rank[where].min(), line_scores[where[-1]], line_scores[where[0]], line_scores[where].max() / (top + 1e-9), len(term.mentions), len(where),
-            len({scene.lines[i].sender for i in where}), len(standing), n - where[0], n - where[-1], where[-1] - where[0], any(i in askers for i in where),
-            any(lines[i][column["addressed_by_question"]] for i in where), bool(quote) and term.key in quote, any(lines[i][column["is_question"]] for i in where),
-            max(lines[i][column["reach"]] for i in where), sum(lines[i][column["reach"]] for i in where), max(lines[i][column["similarity"]] for i in where),
-            term.tags.count("L"), term.tags.count("M"), term.tags.count("N"), term.tags.count("V"), term.tags.count("U"), len(term.tags), len(term.text), not containing,
-            before in "PX", after in "PX", start == 0, start / (len(text) + 1), len(latin_words(term.text)), any(c.isupper() for c in term.text), bool(re.search(r"[-_./]", term.text)),
-            any(c.isdigit() for c in term.text), bool(letters) and any("\u3400" <= c <= "\u9fff" for c in term.text),
-            len(bigrams(term.text) & asked), sum(word in asked_flat for word in latin_words(term.text)), bool(head) and term.key.endswith(head), bool(head) and head in flat_lines[best],
-            sum("L" in other.tags for other in same_line), len(terms), nearer, len(containing), rarity(term.text), sum(c.isupper() for c in letters) / (len(letters) + 1),
-            term.tags[0] == "V", term.tags[-1] == "V", term.tags[-1] == "N", n - best, row[column["same_sender"]], row[column["is_question"]], row[column["names_asker"]], row[column["addressed_by_question"]],
-            len(same_line), row[column["is_askers_last"]], len(scene.question), row[column["question_pronoun"]], bool(head), len(latin_words(scene.question)), n,
-            any(i in askers for i in standing), any(lines[i][column["addressed_by_question"]] for i in standing), sum(i > best for i in standing) / n, latin_total,
-            where[0] in askers, where[-1] in askers, _TAG_CODE.get(before, 0), _TAG_CODE.get(after, 0), len(standing) == 1 and line_rank[best] == 0,
-        ])
+        rows.append(
+            [
+                line_scores[where].max(),
+                line_scores[where].sum(),
+                line_rank[where].min(),
+                line_scores[where[-1]],
+                line_scores[where[0]],
+                line_scores[where].max() / (top + 1e-9),
+                len(term.mentions),
+                len(where),
+                len({scene.lines[i].sender for i in where}),
+                len(standing),
+                n - where[0],
+                n - where[-1],
+                where[-1] - where[0],
+                any(i in askers for i in where),
+                any(lines[i][column["addressed_by_question"]] for i in where),
+                bool(quote) and term.key in quote,
+                any(lines[i][column["is_question"]] for i in where),
+                max(lines[i][column["reach"]] for i in where),
+                sum(lines[i][column["reach"]] for i in where),
+                max(lines[i][column["similarity"]] for i in where),
+                term.tags.count("L"),
+                term.tags.count("M"),
+                term.tags.count("N"),
+                term.tags.count("V"),
+                term.tags.count("U"),
+                len(term.tags),
+                len(term.text),
+                not containing,
+                before in "PX",
+                after in "PX",
+                start == 0,
+                start / (len(text) + 1),
+                len(latin_words(term.text)),
+                any(c.isupper() for c in term.text),
+                bool(re.search(r"[-_./]", term.text)),
+                any(c.isdigit() for c in term.text),
+                bool(letters) and any("\u3400" <= c <= "\u9fff" for c in term.text),
+                len(bigrams(term.text) & asked),
+                sum(word in asked_flat for word in latin_words(term.text)),
+                bool(head) and term.key.endswith(head),
+                bool(head) and head in flat_lines[best],
+                sum("L" in other.tags for other in same_line),
+                len(terms),
+                nearer,
+                len(containing),
+                rarity(term.text),
+                sum(c.isupper() for c in letters) / (len(letters) + 1),
+                term.tags[0] == "V",
+                term.tags[-1] == "V",
+                term.tags[-1] == "N",
+                n - best,
+                row[column["same_sender"]],
+                row[column["is_question"]],
+                row[column["names_asker"]],
+                row[column["addressed_by_question"]],
+                len(same_line),
+                row[column["is_askers_last"]],
+                len(scene.question),
+                row[column["question_pronoun"]],
+                bool(head),
+                len(latin_words(scene.question)),
+                n,
+                any(i in askers for i in standing),
+                any(lines[i][column["addressed_by_question"]] for i in standing),
+                sum(i > best for i in standing) / n,
+                latin_total,
+                where[0] in askers,
+                where[-1] in askers,
+                _TAG_CODE.get(before, 0),
+                _TAG_CODE.get(after, 0),
+                len(standing) == 1 and line_rank[best] == 0,
+            ]
+        )
     return np.array(rows, dtype=np.float64).reshape(len(terms), len(TERM_FEATURES))

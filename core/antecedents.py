@@ -1,6 +1,7 @@
 """Candidate antecedents: the names and noun phrases of a conversation that a question may refer to.
 
-A term is a contiguous piece of one line: Latin names with their versions ("NebulaGraph 3.8", "--max-model-len"), Chinese noun phrases, and mixtures of both ("小米 AX9000 路由器"). Terms never cross
+A term is a contiguous piece of one line: Latin names with their versions ("NebulaGraph 3.8", "--max-model-len"), Chinese noun phrases, and mixtures
+of both ("小米 AX9000 路由器"). Terms never cross
 punctuation, particles or an @mention. Chinese is segmented and tagged by rjieba (the jieba dictionary in Rust).
 """
 
@@ -25,16 +26,41 @@ _QUOTED = re.compile(r"^「(?P<who>[^：:」]{1,30})[：:](?P<text>.*?)」\s*(?:
 
 _NOUN, _VERB, _LIGHT, _MODIFIER, _NUMBER, _OF, _STOP, _LATIN, _BREAK = "N", "V", "W", "A", "M", "U", "X", "L", "P"
 _NOUN_TAGS = ("n", "j", "l", "i", "s", "vn", "an", "t", "g")
-_STOP_WORDS = frozenset(
-    ["我", "你", "您", "他", "她", "它", "我们", "你们", "他们", "大家", "自己", "人家", "这", "那", "这个", "那个", "哪个", "什么", "怎么", "为啥", "为什么", "谁", "哪", "啥", "咋", "多少", "几", "东西", "时候", "问题", "情况", "意思", "办法", "感觉", "事", "人", "话", "点", "下", "大佬", "老师", "哥", "兄弟", "今天", "昨天", "明天", "现在", "刚才", "之前", "以后", "上面", "下面", "前面", "后面", "里面", "一个", "一下", "一样", "有点", "可以", "没有", "不行", "谢谢", "感谢", "哈哈", "哈哈哈", "没事", "直接", "基本", "肯定", "确实", "反正", "结果"]
-)
+# fmt: off
+_STOP_WORDS = frozenset([
+    "我", "你", "您", "他", "她", "它", "我们", "你们", "他们", "大家", "自己", "人家", "这", "那", "这个", "那个", "哪个", "什么", "怎么",
+    "为啥", "为什么", "谁", "哪", "啥", "咋", "多少", "几", "东西", "时候", "问题", "情况", "意思", "办法", "感觉", "事", "人", "话", "点",
+    "下", "大佬", "老师", "哥", "兄弟", "今天", "昨天", "明天", "现在", "刚才", "之前", "以后", "上面", "下面", "前面", "后面", "里面", "一个",
+    "一下", "一样", "有点", "可以", "没有", "不行", "谢谢", "感谢", "哈哈", "哈哈哈", "没事", "直接", "基本", "肯定", "确实", "反正", "结果",
+])
+# fmt: on
 # Verbs that may stand inside a term ("3588 跑 rtmpose-m") but not at its edge.
-_LIGHT_VERBS = frozenset(
-    ["是", "有", "能", "换", "跑", "用", "会", "要", "说", "让", "给", "到", "上", "想", "看", "搞", "弄", "装", "试", "改", "做", "开", "走", "来", "去", "买", "卖", "加", "调", "出", "起", "拿", "写", "转", "挂", "打", "没", "没用", "不用", "不能", "不会", "不行", "需要", "应该", "可能", "觉得", "知道", "支持", "换成", "改成", "出来", "起来", "起不来"]
-)
-_LATIN_STOP = frozenset(
-    ["ok", "yes", "no", "lol", "thx", "thanks", "hi", "hello", "hey", "yeah", "nope", "yep", "a", "an", "and", "are", "as", "at", "be", "been", "by", "but", "can", "could", "did", "do", "does", "doesn't", "don't", "for", "from", "get", "got", "had", "has", "have", "he", "how", "i", "i'm", "i've", "if", "in", "into", "is", "isn't", "it", "it's", "its", "just", "like", "me", "my", "need", "no", "not", "of", "off", "on", "one", "only", "or", "our", "out", "per", "set", "she", "should", "so", "some", "still", "such", "than", "that", "that's", "the", "their", "them", "then", "there", "these", "they", "this", "those", "to", "too", "try", "up", "us", "use", "used", "using", "was", "wasn't", "we", "were", "what", "what's", "when", "where", "which", "who", "why", "will", "with", "without", "won't", "would", "yet", "you", "your", "you're", "also", "any", "all", "another", "both", "each", "same", "again", "after", "before", "because", "between", "during", "about", "really", "very", "much", "more", "most", "less", "least", "now", "today", "yesterday", "btw", "imo", "fyi", "tbh", "maybe", "probably", "think", "know", "see", "say", "said", "tell", "told", "want", "make", "made", "run", "runs", "running", "way", "thing", "things", "time", "work", "works", "worked", "go", "goes", "going", "went", "come", "came", "take", "took", "put", "give", "gave", "please", "sorry", "good", "nice", "great", "right", "sure", "fine", "well", "here", "anyone", "someone", "something", "everything", "nothing"]
-)
+# fmt: off
+_LIGHT_VERBS = frozenset([
+    "是", "有", "能", "换", "跑", "用", "会", "要", "说", "让", "给", "到", "上", "想", "看", "搞", "弄", "装", "试", "改", "做",
+    "开", "走", "来", "去", "买", "卖", "加", "调", "出", "起", "拿", "写", "转", "挂", "打", "没", "没用", "不用", "不能", "不会",
+    "不行", "需要", "应该", "可能", "觉得", "知道", "支持", "换成", "改成", "出来", "起来", "起不来",
+])
+# fmt: on
+# fmt: off
+_LATIN_STOP = frozenset([
+    "ok", "yes", "no", "lol", "thx", "thanks", "hi", "hello", "hey", "yeah", "nope", "yep", "a", "an", "and",
+    "are", "as", "at", "be", "been", "by", "but", "can", "could", "did", "do", "does", "doesn't", "don't",
+    "for", "from", "get", "got", "had", "has", "have", "he", "how", "i", "i'm", "i've", "if", "in", "into",
+    "is", "isn't", "it", "it's", "its", "just", "like", "me", "my", "need", "no", "not", "of", "off", "on",
+    "one", "only", "or", "our", "out", "per", "set", "she", "should", "so", "some", "still", "such", "than",
+    "that", "that's", "the", "their", "them", "then", "there", "these", "they", "this", "those", "to", "too",
+    "try", "up", "us", "use", "used", "using", "was", "wasn't", "we", "were", "what", "what's", "when",
+    "where", "which", "who", "why", "will", "with", "without", "won't", "would", "yet", "you", "your",
+    "you're", "also", "any", "all", "another", "both", "each", "same", "again", "after", "before", "because",
+    "between", "during", "about", "really", "very", "much", "more", "most", "less", "least", "now", "today",
+    "yesterday", "btw", "imo", "fyi", "tbh", "maybe", "probably", "think", "know", "see", "say", "said",
+    "tell", "told", "want", "make", "made", "run", "runs", "running", "way", "thing", "things", "time",
+    "work", "works", "worked", "go", "goes", "going", "went", "come", "came", "take", "took", "put", "give",
+    "gave", "please", "sorry", "good", "nice", "great", "right", "sure", "fine", "well", "here", "anyone",
+    "someone", "something", "everything", "nothing",
+])
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)

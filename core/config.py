@@ -50,17 +50,6 @@ def _time_zone(value: str) -> str:
     return value
 
 
-def _cron(value: str) -> str:
-    if value:
-        from apscheduler.triggers.cron import CronTrigger  # a bot without a schedule need not load it
-
-        try:
-            CronTrigger.from_crontab(value)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"not a cron line ({error}), expected five fields such as 0 3 1 * *") from None
-    return value
-
-
 def _http_url(value: str) -> str:
     if value and not re.match(r"https?://[^/\s]", value):
         raise ValueError("expected a URL that begins with http:// or https://")
@@ -70,7 +59,6 @@ def _http_url(value: str) -> str:
 Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 QuietHours = Annotated[tuple[time, time] | None, BeforeValidator(_quiet_hours)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
-Cron = Annotated[str, AfterValidator(_cron)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 #: At most a year: what is longer is a typing error, and would overflow dates.
@@ -195,11 +183,7 @@ class AnswerSection(Section):
 
 
 class RelabelSection(Section):
-    """Periodic judging of logged questions with a newer model."""
-
-    cron: Cron = ""
-    batch: Annotated[int, Field(ge=1)] = 500
-    near_threshold: Fraction = 0.15
+    """Periodic judging of logged questions with a newer model: reserved, no keys yet."""
 
 
 class PrivacySection(Section):

@@ -1,6 +1,7 @@
 """Placing an antecedent in a question: a rewrite that by construction keeps the question's words and invents none.
 
-A pronoun is replaced; a demonstrative with a noun ("那个模型") becomes "<term>的模型"; where something is left out, the term goes to the front, behind mentions, quotations and interjections. One edit only:
+A pronoun is replaced; a demonstrative with a noun ("那个模型") becomes "<term>的模型"; where something is left out, the term goes to the front, behind
+mentions, quotations and interjections. One edit only:
 what the question says otherwise stays untouched.
 """
 
@@ -18,12 +19,15 @@ _ZH_PRONOUN: Final = re.compile(r"它俩|它们|它|他家的|(?:前|后)者|前
 _ZH_DEMONSTRATIVE: Final = re.compile(rf"(?:你说的|你发的)?(?:这|那)(?:[{_NUMBER}])?(?:[{_CLASSIFIER}])")
 _ZH_BARE: Final = re.compile(r"这(?=要|能|会|是|有|支持|需要|算|得|应该|跟|和|对|比|可以)")
 _EN_PRONOUN: Final = re.compile(r"(?<![\w'-])(?:that one|this one|the other one|its|it|they|them|their|those|these)(?![\w'-])", re.I)
-_EN_DEMONSTRATIVE: Final = re.compile(r"(?<![\w'-])(?:that|this)(?= (?:[a-z0-9-]+))(?! (?:is|was|will|would|can|could|does|did|has|had|should|might|the|a|an|i|you|we|they|it|be|also|really|still|just)\b)", re.I)
+_EN_DEMONSTRATIVE: Final = re.compile(
+    r"(?<![\w'-])(?:that|this)(?= (?:[a-z0-9-]+))(?! (?:is|was|will|would|can|could|does|did|has|had|should|might|the|a|an|i|you|we|they|it|be|also|really|still|just)\b)", re.I
+)
 _EN_BARE: Final = re.compile(r"(?<![\w'-])(?:that|this)(?= (?:is|was|will|would|can|could|does|did|has|should|might)\b|[?,.]|$)", re.I)
 _IDLE_IT: Final = re.compile(r"(?<![\w'-])it(?='s| is)? (?:worth|possible|safe|ok|okay|normal|better|just me|seems)", re.I)
 # What stands before the place of an omitted topic: mentions, stickers, "那", "所以", "ok," ...
 _FRONT: Final = re.compile(
-    r"^(?:\s*(?:@\S+|\[[^\]]{1,8}\]|(?:那么|那|所以|但是|但|不过|可是|话说|另外|对了|然后|还有|请问|大佬们?|求问|问下|问一下|顺便问下|顺便问一下|好的|ok|oh|and|but|so|hmm|hm|wait)(?![A-Za-z0-9_-])|[，,、：:。！!~]+))*\s*", re.I
+    r"^(?:\s*(?:@\S+|\[[^\]]{1,8}\]|(?:那么|那|所以|但是|但|不过|可是|话说|另外|对了|然后|还有|请问|大佬们?|求问|问下|问一下|顺便问下|顺便问一下|好的|ok|oh|and|but|so|hmm|hm|wait)(?![A-Za-z0-9_-])|[，,、：:。！!~]+))*\s*",
+    re.I,
 )
 _HAN: Final = re.compile(r"[\u3400-\u9fff]")
 _NAME_PREFIX: Final = re.compile(r"^[A-Za-z_][\w-]{1,20}: ")

@@ -1,7 +1,9 @@
 """The acceptance rule: what a rewrite must satisfy before anybody sees it.
 
-A rewrite is accepted only if it (1) differs from the question, (2) adds only words that stand in the conversation or the glossary, (3) keeps the question's words, save for the referring expressions
-that it replaces, and (4) is sure enough. The first three are decided here from the texts alone; the confidence of (4) comes from whoever made the rewrite. Texts are compared after NFKC and case
+A rewrite is accepted only if it (1) differs from the question, (2) adds only words that stand in the conversation or the glossary, (3) keeps the
+question's words, save for the referring expressions
+that it replaces, and (4) is sure enough. The first three are decided here from the texts alone; the confidence of (4) comes from whoever made the
+rewrite. Texts are compared after NFKC and case
 folding: Latin text by word, Chinese by character.
 """
 
@@ -20,13 +22,19 @@ _HAN = re.compile(r"[\u3400-\u9fff]")
 
 # What a rewrite may drop or add freely: it refers or connects but names nothing.
 _FREE_HAN = frozenset("它他她这那哪此其该之的得地了着过里中上下在用把被给让对为和与跟及或是有就都也还又再吧吗呢啊呀么嘛哦个些种款只位件块台条家边儿样会能时候后前去来到从按做")
-_FREE_WORDS = frozenset(
-    ["a", "an", "and", "are", "as", "at", "be", "by", "do", "does", "did", "for", "from", "had", "has", "have", "he", "her", "him", "his", "i", "in", "is", "it", "its", "me", "my", "of", "on", "one", "ones", "or", "our", "s", "she", "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "to", "too", "us", "was", "we", "were", "what", "when", "which", "who", "with", "you", "your", "about", "into", "like", "using", "same", "other"]
-)
+# fmt: off
+_FREE_WORDS = frozenset([
+    "a", "an", "and", "are", "as", "at", "be", "by", "do", "does", "did", "for", "from", "had", "has", "have",
+    "he", "her", "him", "his", "i", "in", "is", "it", "its", "me", "my", "of", "on", "one", "ones", "or",
+    "our", "s", "she", "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these",
+    "they", "this", "those", "to", "too", "us", "was", "we", "were", "what", "when", "which", "who", "with",
+    "you", "your", "about", "into", "like", "using", "same", "other",
+])
+# fmt: on
 # A demonstrative noun phrase ("这个插件", "that card") is replaced as a whole, head included.
 _REFERRING_NP = re.compile(
-    r"前者|后者|(?:它|他|她|这|那|该|此|其|前面|后面|上面|刚才|之前|你们?说)[\u3400-\u9fff]{0,8}"
-    r"|(?<![a-z0-9])(?:this|that|these|those|the|it|its|they|them|their)(?:\s+[a-z0-9-]+){0,3}"
+    r"前者|后者|(?:这|那|该|前面|后面|上面|刚才|之前|你们?说)[\u3400-\u9fff]{0,6}"
+    r"|(?<![a-z0-9])(?:this|that|these|those|the)(?:\s+[a-z0-9-]+){0,2}"
 )
 _QUOTE = re.compile(r"^「.*?」\s*(?:(?:- ?)+)?", re.DOTALL)
 

@@ -1,6 +1,7 @@
 """Ranking candidate antecedents with shipped gradient-boosted trees, and how sure the first one is.
 
-Two gradient-boosted models in LightGBM's text format, evaluated with numpy alone: ``lines.txt`` gives each earlier line the probability that it names the antecedent, ``terms.txt`` scores each candidate
+Two gradient-boosted models in LightGBM's text format, evaluated with numpy alone: ``lines.txt`` gives each earlier line the probability that it
+names the antecedent, ``terms.txt`` scores each candidate
 term (lambdarank). ``meta.json`` holds the logistic model of P(the first term is right), word frequencies, threshold, version and the hash of the training data.
 """
 
@@ -25,11 +26,18 @@ from core.messages import Question
 Array = NDArray[np.float64]
 RANKER_FORMAT = 1
 
-CONFIDENCE_COLUMNS = (
-    "tag_latin length n_tokens rarity best_distance question_length question_pronoun question_has_head question_latin rank_rivals_nearer n_mentions latin_in_window reach_max similarity_max in_askers_line "
-    "score_max_share in_quote asker_mentioned partner_mentioned rivals_in_line"
-).split()
-CONFIDENCE_FEATURES = (*"score margin share_of_kin share_of_lines share line_first line_margin line_three line_of_term line_share n_terms n_lines".split(), *CONFIDENCE_COLUMNS)
+# fmt: off
+CONFIDENCE_COLUMNS = [
+    "tag_latin", "length", "n_tokens", "rarity", "best_distance", "question_length", "question_pronoun",
+    "question_has_head", "question_latin", "rank_rivals_nearer", "n_mentions", "latin_in_window", "reach_max",
+    "similarity_max", "in_askers_line", "score_max_share", "in_quote", "asker_mentioned", "partner_mentioned",
+    "rivals_in_line",
+]
+# fmt: on
+CONFIDENCE_FEATURES = (
+    *["score", "margin", "share_of_kin", "share_of_lines", "share", "line_first", "line_margin", "line_three", "line_of_term", "line_share", "n_terms", "n_lines"],
+    *CONFIDENCE_COLUMNS,
+)
 
 _NAN_MISSING, _ZERO_MISSING, _DEFAULT_LEFT, _CATEGORICAL = 8, 4, 2, 1
 
@@ -85,7 +93,14 @@ def _parse_tree(block: str) -> _Tree:
     if (decision & _CATEGORICAL).any() or (decision & _ZERO_MISSING).any():
         raise ValueError("categorical features and missing zeros are not supported")
     ints = {key: np.array(fields.get(key, "").split(), dtype=np.int64) for key in ("split_feature", "left_child", "right_child")}
-    return _Tree(ints["split_feature"], np.array(fields.get("threshold", "").split(), dtype=float), decision, ints["left_child"], ints["right_child"], np.array(fields["leaf_value"].split(), dtype=float))
+    return _Tree(
+        ints["split_feature"],
+        np.array(fields.get("threshold", "").split(), dtype=float),
+        decision,
+        ints["left_child"],
+        ints["right_child"],
+        np.array(fields["leaf_value"].split(), dtype=float),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +143,8 @@ def confidence_features(terms: Sequence[Term], scores: Array, line_scores: Array
     ranked = np.sort(line_scores)[::-1]
     margin = scores[best] - (scores[rival] if rival is not None else scores.min())
     return np.array([
-        scores[best], margin, share[kin].sum(), share[beside].sum(), share[best], ranked[0], ranked[0] - (ranked[1] if len(ranked) > 1 else 0.0), ranked[:3].sum(), line_scores[first.lines].max(),
+        scores[best], margin, share[kin].sum(), share[beside].sum(), share[best], ranked[0], ranked[0] - (ranked[1] if len(ranked) > 1 else 0.0),
+        ranked[:3].sum(), line_scores[first.lines].max(),
         (line_scores / line_scores.sum()).max(), len(terms), len(line_scores), *(rows[best, TERM_FEATURES.index(name)] for name in CONFIDENCE_COLUMNS),
     ])  # fmt: skip
 
@@ -175,7 +191,8 @@ class AntecedentRanker:
         return cls(models[0], models[1], meta)
 
     def rank(self, question: Question, embed: Embed | None) -> Ranking | None:
-        """Candidate antecedents of ``question``; None when its context holds none. ``embed`` gives unit vectors of texts, (n, d); without it the similarity columns are missing values."""
+        """Candidate antecedents of ``question``; None when its context holds none. ``embed`` gives unit vectors of texts, (n, d); without it the
+        similarity columns are missing values."""
         scene = Scene.of(question.text, question.sender, question.context)
         terms = terms_of(scene) if scene.lines else []
         if not terms:

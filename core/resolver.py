@@ -1,6 +1,7 @@
 """Rewriting a question so that it stands alone, or saying why not.
 
-Two ways, one acceptance rule (:mod:`core.grounding`): :class:`EditResolver` ranks the names and noun phrases of the conversation and puts the best one into the question, which takes no language model;
+Two ways, one acceptance rule (:mod:`core.grounding`): :class:`EditResolver` ranks the names and noun phrases of the conversation and puts the best
+one into the question, which takes no language model;
 :class:`GenerativeResolver` lets a language model write freely and asks the ranker whether it agrees.
 """
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from core.antecedent_features import Embed
 from core.edit import place
 from core.gates.worker import ModelWorker
-from core.grounding import check, refusal, sources
+from core.grounding import check, refusal
 from core.head import load_encoder
 from core.messages import Question, RefusalReason, Resolution
 from core.ports import LanguageModel

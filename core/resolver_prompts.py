@@ -10,9 +10,11 @@ from core.messages import ContextLine, Question
 from core.ports import Prompt
 
 _INSTRUCTION: Final = (
-    "下面是一段群聊，最后一条是待改写的问题。把问题里的代词和省略的内容换成前文里它所指的原词，使问题脱离上下文也能看懂；其余的字一个不动，不解释，不回答，只输出改写后的一行。"
+    "下面是一段群聊，最后一条是待改写的问题。把问题里的代词和省略的内容换成前文里它所指的原词，"
+    "使问题脱离上下文也能看懂；其余的字一个不动，不解释，不回答，只输出改写后的一行。"
     "前文里没有它所指的内容时，原样输出问题。\n"
-    "Rewrite the last question of this group chat so that it can be understood alone: put the words it refers to in the place of pronouns and omissions, change nothing else, output one line.\n"
+    "Rewrite the last question of this group chat so that it can be understood alone: put the words it refers to in the place of "
+    "pronouns and omissions, change nothing else, output one line.\n"
 )
 
 

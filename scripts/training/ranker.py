@@ -2,7 +2,8 @@
 
     python -m scripts.training.ranker examples/windows/*.jsonl --out core/shipped/resolver
 
-Everything is cross-validated across authors: line scores that the term model sees, term scores that the confidence sees, and the confidence from which the threshold is chosen come from models that
+Everything is cross-validated across authors: line scores that the term model sees, term scores that the confidence sees, and the confidence from
+which the threshold is chosen come from models that
 never saw the author. The shipped models are then trained on all. Needs scikit-learn and lightgbm; deterministic in its seed.
 """
 
@@ -23,11 +24,12 @@ from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Array, Embed,
 from core.head import load_encoder
 from core.ranker import CONFIDENCE_FEATURES, RANKER_FORMAT, confidence_features, rarity_table
 from core.resolver import CachedEmbedding
-from scripts.training.ranker_data import FOLDS, Case, cases, read_windows, wilson_upper, word_frequency
+from scripts.training.ranker_data import Case, cases, read_windows, wilson_upper, word_frequency
 
 LINE_SETTINGS = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 15, "min_data_in_leaf": 20, "feature_fraction": 0.5}
 TERM_SETTINGS = {
-    "objective": "lambdarank", "lambdarank_truncation_level": 4, "label_gain": [0, 3, 4, 5], "learning_rate": 0.08, "num_leaves": 7, "min_data_in_leaf": 50, "feature_fraction": 0.4,
+    "objective": "lambdarank", "lambdarank_truncation_level": 4, "label_gain": [0, 3, 4, 5], "learning_rate": 0.08, "num_leaves": 7,
+    "min_data_in_leaf": 50, "feature_fraction": 0.4,
 }  # fmt: skip
 COMMON_SETTINGS = {"bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 8.0, "verbose": -1, "num_threads": 1, "deterministic": True}
 ROUNDS = 150
@@ -85,7 +87,7 @@ def out_of_fold(found: Sequence[Case], folds: NDArray[np.int64], rarity: Callabl
     parts = sorted(set(folds.tolist()))
     for part in parts:
         model = fit_lines([case for case, fold in zip(found, folds, strict=True) if fold != part], seed)
-        for index in np.flatnonzero(folds == part):
+        for index in np.flatnonzero(folds == part).tolist():
             line_scores[index] = np.asarray(model.predict(found[index].lines))
     rows = [term_features(case.scene, case.terms, case.lines, line, rarity) for case, line in zip(found, line_scores, strict=True)]
     kept = [case.grades for case in found]
@@ -93,9 +95,9 @@ def out_of_fold(found: Sequence[Case], folds: NDArray[np.int64], rarity: Callabl
         for case in found:
             case.grades = rng.permutation(case.grades)
     for part in parts:
-        train = np.flatnonzero(folds != part)
+        train = np.flatnonzero(folds != part).tolist()
         model = fit_terms([found[i] for i in train], [rows[i] for i in train], seed)
-        for index in np.flatnonzero(folds == part):
+        for index in np.flatnonzero(folds == part).tolist():
             scores[index] = np.asarray(model.predict(rows[index]))
     for case, grades in zip(found, kept, strict=True):
         case.grades = grades
@@ -105,7 +107,7 @@ def out_of_fold(found: Sequence[Case], folds: NDArray[np.int64], rarity: Callabl
     for part in parts:
         train = folds != part
         logistic = Logistic.of(fit_confidence(confidence_rows[train], right[train], weights[train]))
-        for index in np.flatnonzero(~train):
+        for index in np.flatnonzero(~train).tolist():
             confidence[index] = logistic(confidence_rows[index])
     return Scored(line_scores, rows, scores, confidence_rows, confidence)
 
@@ -135,7 +137,14 @@ def curve(found: Sequence[Case], confidence: Array, right: NDArray[np.bool_]) ->
     for threshold in (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.4, 0.3, 0.0):
         taken = confidence >= threshold
         good, bad = float((taken & right & needs).sum()), float(weights[taken & ~right].sum())
-        points.append({"threshold": threshold, "accepted": float((taken & needs).sum() / needs.sum()), "right": good / float(needs.sum()), "wrong_of_accepted": bad / (good + bad) if good + bad else 0.0})
+        points.append(
+            {
+                "threshold": threshold,
+                "accepted": float((taken & needs).sum() / needs.sum()),
+                "right": good / float(needs.sum()),
+                "wrong_of_accepted": bad / (good + bad) if good + bad else 0.0,
+            }
+        )
     return points
 
 
@@ -143,7 +152,7 @@ def figures(found: Sequence[Case], scored: Scored) -> dict[str, Any]:
     solvable = [i for i, case in enumerate(found) if case.resolvable]
     some, scores = [found[i] for i in solvable], [scored.scores[i] for i in solvable]
     lines = [i for i, case in enumerate(found) if case.antecedent.any()]
-    recent = [np.array([max(term.mentions) [0] + 0.001 * index + (100.0 if "L" in term.tags else 0.0) for index, term in enumerate(case.terms)]) for case in some]
+    recent = [np.array([max(term.mentions)[0] + 0.001 * index + (100.0 if "L" in term.tags else 0.0) for index, term in enumerate(case.terms)]) for case in some]
     return {
         "questions": len(found), "resolvable": len(some),
         "line_top1": float(np.mean([found[i].antecedent[np.argmax(scored.line_scores[i])] for i in lines])),
@@ -153,6 +162,11 @@ def figures(found: Sequence[Case], scored: Scored) -> dict[str, Any]:
         "term_candidates_hold_it": float(np.mean([case.grades.any() for case in some])),
         "term_most_recent_latin": float(first_is_right(some, recent).mean()),
     }  # fmt: skip
+
+
+def _subset(found: Sequence[Case], scored: Scored, chosen: Sequence[int]) -> tuple[list[Case], Scored]:
+    lines, rows, scores = ([part[i] for i in chosen] for part in (scored.line_scores, scored.rows, scored.scores))
+    return [found[i] for i in chosen], Scored(lines, rows, scores, scored.confidence_rows[list(chosen)], scored.confidence[list(chosen)])
 
 
 def load_embed(cache: Path | None) -> Embed:
@@ -186,11 +200,11 @@ def main(
         first = np.array([int(case.id.startswith("t")) for case in found])
         transfer = out_of_fold(found, first, rarity, seed)
         for name, flag in (("u_to_t", 1), ("t_to_u", 0)):
-            chosen = np.flatnonzero(first == flag)
-            metrics[name] = figures([found[i] for i in chosen], Scored(*([part[i] for i in chosen] for part in (transfer.line_scores, transfer.rows, transfer.scores)), np.zeros(0), np.zeros(0)))
+            metrics[name] = figures(*_subset(found, transfer, np.flatnonzero(first == flag).tolist()))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files, key=lambda path: path.name))).hexdigest()
     meta = {
-        "format": RANKER_FORMAT, "version": f"antecedents-1-{digest[:8]}", "data_hash": digest, "seed": seed, "windows": len(windows), "threshold": choose_threshold(scored.confidence, right, weights),
+        "format": RANKER_FORMAT, "version": f"antecedents-1-{digest[:8]}", "data_hash": digest, "seed": seed, "windows": len(windows),
+        "threshold": choose_threshold(scored.confidence, right, weights),
         "confidence": fit_confidence(scored.confidence_rows, right, weights), "word_frequency": frequency,
     }  # fmt: skip
     metrics["threshold"] = meta["threshold"]

@@ -27,7 +27,8 @@ FOLDS = 5
 
 @dataclass(slots=True)
 class Case:
-    """One labelled question. ``grades`` of the terms: 3 all that gold adds, 2 most of it, 1 its name, 0 wrong; ``antecedent`` marks the lines (n,). ``fold`` keeps an author's windows together."""
+    """One labelled question. ``grades`` of the terms: 3 all that gold adds, 2 most of it, 1 its name, 0 wrong; ``antecedent`` marks the lines (n,).
+    ``fold`` keeps an author's windows together."""
 
     id: str
     fold: int

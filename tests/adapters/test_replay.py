@@ -222,7 +222,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.one_of(st.binary(max_size=60), PIECES), max_size=12), st.sampled_from([b"\n", b"\r\n", b""]))
 @example([b"{", b"}{", b"}", b"}"], b"\n")
 @example([b'{"data":{}}', b'{"messageType":9}', b"x"], b"\n")

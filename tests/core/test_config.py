@@ -199,7 +199,6 @@ def test_unknown_key(tmp_path: Path) -> None:
         ("bot", "language", "fr"),
         ("bot", "timezone", "Asia/Shanghia"),
         ("bot", "timezone", "../etc/passwd"),
-        ("relabel", "cron", "monthly"),
         ("web", "port", "70000"),
         ("wechat", "max_body_bytes", "1M"),
     ],

@@ -1,0 +1,72 @@
+"""What a rewrite may add and drop."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from core.grounding import check, refusal
+from core.messages import ContextLine, ConversationKey, Question, RefusalReason
+
+CONTEXT = ["昨天把票据用RapidOCR跑了一遍", "我这边 tesseract 5.3 放弃了", "use mmpose 1.3 on the TX2"]
+
+
+def question(text: str, *, glossary: tuple[str, ...] = ()) -> Question:
+    lines = tuple(ContextLine("老周", text) for text in CONTEXT)
+    return Question("q", ConversationKey("test", "g"), "阿楠", text, datetime(2026, 3, 2, tzinfo=UTC), lines, glossary=glossary)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("它支持竖排吗", "RapidOCR支持竖排吗"),
+        ("这个插件要钱吗", "RapidOCR要钱吗"),
+        ("并发怎么调", "票据并发怎么调"),
+        ("后者要 scale 吧", "tesseract 要 scale 吧"),
+        ("how do I deploy it?", "how do I deploy mmpose 1.3?"),
+        ("「老周：昨天把票据」它快吗", "RapidOCR快吗"),
+    ],
+)
+def test_words_of_the_conversation_may_replace_what_refers(before: str, after: str) -> None:
+    found = check(before, after, [before, *CONTEXT])
+    assert found.invented == ()
+    assert found.lost == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "invented"),
+    [
+        ("它支持竖排吗", "PaddleOCR支持竖排吗", ("paddleocr",)),
+        ("how do I deploy it?", "how do I deploy mmpose 1.4?", ("1.4",)),
+        ("它支持竖排吗", "飞桨支持竖排吗", ("飞", "桨")),
+        ("它快吗", "Rapid快吗", ("rapid",)),
+    ],
+)
+def test_words_that_stand_nowhere_are_invented(before: str, after: str, invented: tuple[str, ...]) -> None:
+    assert check(before, after, [before, *CONTEXT]).invented == invented
+
+
+def test_a_word_of_the_question_may_not_get_lost() -> None:
+    assert check("它支持竖排的文字吗", "RapidOCR支持文字吗", CONTEXT).lost == ("竖", "排")
+    assert check("can it run yolov8 on the TX2", "can mmpose run on the TX2", CONTEXT).lost == ("yolov8",)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "confidence", "reason"),
+    [
+        ("RapidOCR支持竖排吗", 0.9, None),
+        ("RapidOCR支持竖排吗", 0.3, RefusalReason.UNSURE),
+        ("它 支持竖排吗", 0.9, RefusalReason.UNCHANGED),
+        ("EasyOCR支持竖排吗", 0.9, RefusalReason.INVENTED),
+        ("RapidOCR支持吗", 0.9, RefusalReason.LOST_WORDS),
+        ("", 0.9, RefusalReason.NO_CANDIDATE),
+        (None, 0.9, RefusalReason.NO_CANDIDATE),
+    ],
+)
+def test_acceptance_names_its_reason(candidate: str | None, confidence: float, reason: RefusalReason | None) -> None:
+    assert refusal(question("它支持竖排吗"), candidate, confidence, 0.5)[0] is reason
+
+
+def test_the_glossary_of_the_group_counts_as_said() -> None:
+    assert refusal(question("它支持竖排吗", glossary=("PaddleOCR",)), "PaddleOCR支持竖排吗", 0.9, 0.5)[0] is None

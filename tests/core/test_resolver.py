@@ -1,0 +1,140 @@
+"""Resolvers: accepted rewrites, refusals and their reasons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.errors import BackendError
+from core.gates.worker import ModelWorker
+from core.grounding import check, sources
+from core.messages import ContextLine, ConversationKey, Question, RefusalReason
+from core.ports import Generation, Prompt, Resolver
+from core.ranker import AntecedentRanker
+from core.resolver import CachedEmbedding, EditResolver, GenerativeResolver
+
+SHIPPED = Path(__file__).resolve().parents[2] / "core" / "shipped" / "resolver"
+SAID = (("阿杰", "我把yolov8s转成rknn"), ("柚子", "有啥好用的标注工具"), ("七七", "@柚子 X-AnyLabeling，能挂SAM2自动标"), ("柚子", "马上装一个"))
+LINES = tuple(ContextLine(who, text, seconds_before=30.0 * (len(SAID) - index)) for index, (who, text) in enumerate(SAID))
+ASKED = Question("q", ConversationKey("test", "g"), "柚子", "它能标旋转框不", datetime(2026, 3, 2, tzinfo=UTC), LINES)
+
+
+class Writer:
+    """A language model that writes what it was told: the wire of a resolver."""
+
+    name, adapter = "writer", "none"
+
+    def __init__(self, text: str, probability: float = 0.9, *, fails: bool = False) -> None:
+        self.text, self.probability, self.fails, self.closed = text, probability, fails, False
+        self.prompts: list[Prompt] = []
+
+    async def answer_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[float]]:
+        return [[0.0 for _ in answers] for _ in prompts]
+
+    async def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:
+        return [[0.0] for _ in continuations]
+
+    async def generate(self, prompt: Prompt, max_tokens: int, stop: str = "\n") -> Generation:
+        if self.fails:
+            raise BackendError(self.name, "out of memory")
+        self.prompts.append(prompt)
+        return Generation(self.text, (math.log(self.probability),) * 4)
+
+    async def count_tokens(self, text: str) -> int:
+        return len(text)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[ModelWorker]:
+    made = ModelWorker()
+    yield made
+    made.close()
+
+
+def edit(worker: ModelWorker, least: float | None = None) -> EditResolver:
+    return EditResolver(AntecedentRanker.load(SHIPPED), None, worker, least)
+
+
+async def test_an_accepted_edit_keeps_the_question_and_invents_nothing(worker: ModelWorker) -> None:
+    resolver = edit(worker, 0.0)
+    resolution = await resolver.resolve(ASKED)
+    assert isinstance(resolver, Resolver)
+    assert resolution.reason is None
+    assert resolution.rewrite == resolution.candidate
+    assert resolution.rewrite is not None
+    assert resolution.rewrite.endswith("能标旋转框不")
+    found = check(ASKED.text, resolution.rewrite, sources(ASKED))
+    assert found.invented == ()
+    assert found.lost == ()
+
+
+async def test_what_is_less_sure_than_wanted_goes_on_unresolved(worker: ModelWorker) -> None:
+    resolution = await edit(worker, 1.01).resolve(ASKED)
+    assert resolution.rewrite is None
+    assert resolution.candidate
+    assert resolution.reason is RefusalReason.UNSURE
+
+
+async def test_without_context_or_candidates_there_is_a_reason(worker: ModelWorker) -> None:
+    assert (await edit(worker).resolve(replace(ASKED, context=()))).reason is RefusalReason.NO_CONTEXT
+    assert (await edit(worker).resolve(replace(ASKED, context=(ContextLine("阿杰", "[图片]"),)))).reason is RefusalReason.NO_CANDIDATE
+
+
+@pytest.mark.parametrize(
+    ("text", "probability", "reason"),
+    [
+        ("X-AnyLabeling能标旋转框不", 0.99, None),
+        ("X-AnyLabeling能标旋转框不", 0.2, RefusalReason.UNSURE),
+        ("LabelMe能标旋转框不", 0.99, RefusalReason.INVENTED),
+        ("它能标旋转框不", 0.99, RefusalReason.UNCHANGED),
+        ("X-AnyLabeling能标框不", 0.99, RefusalReason.LOST_WORDS),
+        ("", 0.99, RefusalReason.NO_CANDIDATE),
+    ],
+)
+async def test_a_free_rewrite_goes_through_the_same_acceptance(worker: ModelWorker, text: str, probability: float, reason: RefusalReason | None) -> None:
+    resolution = await GenerativeResolver(Writer(text, probability), worker, min_confidence=0.5).resolve(ASKED)
+    assert resolution.reason is reason
+    assert (resolution.rewrite is None) == (reason is not None)
+
+
+async def test_a_free_rewrite_that_the_ranker_does_not_back_is_less_sure(worker: ModelWorker) -> None:
+    ranker = AntecedentRanker.load(SHIPPED)
+    ranking = ranker.rank(ASKED, None)
+    assert ranking is not None
+    first = await GenerativeResolver(Writer(ranking.terms[0].text + "能标旋转框不"), worker, ranker).resolve(ASKED)
+    last = await GenerativeResolver(Writer(ranking.terms[-1].text + "能标旋转框不"), worker, ranker).resolve(ASKED)
+    assert last.confidence < first.confidence <= 0.9 + 1e-9
+
+
+async def test_a_failing_back_end_is_the_callers_business_and_close_reaches_the_model(worker: ModelWorker) -> None:
+    writer = Writer("", fails=True)
+    resolver = GenerativeResolver(writer, worker)
+    with pytest.raises(BackendError, match="out of memory"):
+        await resolver.resolve(ASKED)
+    await resolver.close()
+    assert writer.closed
+
+
+def test_embeddings_are_made_once_and_only_so_many_are_kept() -> None:
+    made: list[str] = []
+
+    def encode(text: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        made.append(text)
+        return np.ones(3, dtype=np.float32)
+
+    embed = CachedEmbedding(encode, kept=2)
+    assert embed(["a", "b", "a"]).shape == (3, 3)
+    assert made == ["a", "b"]
+    embed(["c", "a"])
+    assert made == ["a", "b", "c"]
+    embed(["b"])
+    assert made == ["a", "b", "c", "b"]
