@@ -22,7 +22,7 @@ from core.clock import Clock, SystemClock
 from core.config import Config
 from core.errors import DoujieError
 from core.ports import Adapter
-from core.responder import Responder, ReplyRules
+from core.responder import ReplyRules, Responder
 from storage.groups import SqlGroups
 from storage.members import SqlMembers
 from storage.outbox import SqlOutbox
@@ -50,7 +50,7 @@ async def live(config: Config, platforms: Sequence[str], stop: asyncio.Event | N
     adapters = {platform: make_adapter(platform, config, clock) for platform in platforms}
     metrics = Metrics()
     stop = stop or _stop_on_signal()
-    async with open_spine(config, live=True, adapters=adapters, clock=clock, observe=metrics.observe, on_step=lambda step: log.info("loading", part=step)) as spine, AsyncExitStack() as stack:
+    async with open_spine(config, live=True, adapters=adapters, clock=clock, observe=metrics.observe, on_step=_tell_step) as spine, AsyncExitStack() as stack:
         responder = Responder(
             spine.bus, spine.delivery, spine.groups, SqlGroups(spine.database), ReplyRules.of(config.bot), make_answer_service(config.answer), observe=metrics.observe, clock=clock
         )
@@ -71,6 +71,10 @@ async def live(config: Config, platforms: Sequence[str], stop: asyncio.Event | N
         await stop.wait()
         log.info("stopping")
     return commandline.OK
+
+
+def _tell_step(step: str) -> None:
+    log.info("loading", part=step)
 
 
 async def _serve_metrics(config: Config, spine: Spine, responder: Responder, adapters: Mapping[str, Adapter], metrics: Metrics, stack: AsyncExitStack) -> None:

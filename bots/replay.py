@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from adapters.replay import BadLine, read_chat
-from core.records import question_record
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from adapters.replay import BadLine, read_chat
 from bots import commandline
 from bots.commandline import CheckOption, ConfigOption, check_spine, read_config
 from bots.tables import print_resolved
@@ -28,6 +27,7 @@ from core.clock import Clock, SystemClock
 from core.config import Config
 from core.errors import InputError
 from core.messages import ConversationKey, Message, Recall
+from core.records import question_record
 
 CHUNK = 500
 SHOWN_BAD_LINES = 5

@@ -2,7 +2,7 @@
 
 Each conversation has a lane: a bounded queue and, while it holds events, one task. A publisher from outside waits while the lane is full (back pressure up to the
 platform); a handler that publishes never waits, for lanes would wait for themselves or for each other. A handler's failure is logged, counted, published as
-:class:`core.events.HandlerFailed` and does not keep the event from the other handlers.
+:class:`core.events.HandlerFailed` and does not keep the event from the other handlers. What a handler publishes into its own lane is handled next, before what waited.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ _current_lane: ContextVar[ConversationKey | None] = ContextVar("doujie_current_l
 
 
 class _Lane:
-    __slots__ = ("events", "room", "task")
+    __slots__ = ("events", "follow_ups", "room", "task")
 
     def __init__(self) -> None:
         self.events: deque[Event] = deque()
+        self.follow_ups: deque[Event] = deque()
         self.room: asyncio.Event | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -69,6 +70,9 @@ class EventBus:
         if not (self._running or self._draining):
             raise RuntimeError("the event bus is not running")
         lane = self._lane(event.conversation)
+        if lane.task is not None and lane.task is asyncio.current_task():
+            lane.follow_ups.append(event)
+            return
         lane.events.append(event)
         if lane.task is None:
             self._idle.clear()
@@ -94,6 +98,8 @@ class EventBus:
             if lane.room is not None and len(lane.events) < self._capacity:
                 lane.room.set()
             await self._handle(event)
+            while lane.follow_ups:
+                lane.events.appendleft(lane.follow_ups.pop())
             handled += 1
             if handled % 64 == 0:  # handlers that never wait must not starve the other conversations
                 await asyncio.sleep(0)

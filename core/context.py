@@ -1,6 +1,7 @@
 """Context selection: which earlier messages a gate or resolver may see.
 
-Of the last :data:`HORIZON` messages before a question the likeliest antecedents are kept, in order of time. Likelihood is a logistic model over eight surface features (reply link, addressed member, same
+Of the last :data:`HORIZON` messages before a question the likeliest antecedents are kept, in order of time. Likelihood is a logistic model over eight surface features
+(reply link, addressed member, same
 sender, shared terms, recency ...). Its weights were fitted by ``python -m scripts.context_weights`` on human reply links of IRC channels; docs/experiments.md has the figures.
 """
 
@@ -25,7 +26,12 @@ WEIGHTS = (20.0, -1.61, -0.91, 2.31, 3.66, 1.47, 0.87, 1.89, 0.31)
 
 _TERM = re.compile(r"[a-z0-9][a-z0-9_.+\-]{2,}|[\u4e00-\u9fff]{2,}")
 _ASKS = re.compile(r"[?？]|[吗么呢]\s*$|怎么|什么|为啥|为什么|如何")
-_COMMON = frozenset(["the", "and", "for", "you", "that", "this", "with", "have", "are", "was", "not", "but", "can", "what", "how", "just", "like", "get", "any", "all", "one", "from", "out", "has", "don't", "i'm", "it's", "yes", "will"])
+_COMMON = frozenset(
+    {
+        "the", "and", "for", "you", "that", "this", "with", "have", "are", "was", "not", "but", "can", "what",
+        "how", "just", "like", "get", "any", "all", "one", "from", "out", "has", "don't", "i'm", "it's", "yes", "will",
+    }
+)
 
 
 @lru_cache(maxsize=8192)
@@ -98,7 +104,9 @@ def select(utterance: Utterance, earlier: Sequence[Message], limit: int) -> list
 
 
 def fit_budget(lines: Iterable[ContextLine], budget: int, cost: int = 8) -> tuple[ContextLine, ...]:
-    """The latest lines whose text fits into ``budget`` tokens, the quoted line always among them. A token is counted as one Chinese character or four others; ``cost`` per line for its sender."""
+    """The latest lines whose text fits into ``budget`` tokens, the quoted line always among them. A token is counted as one Chinese character or four others; ``cost``
+    per line for its sender.
+    """
     listed = list(lines)
     quoted = [index for index, line in enumerate(listed) if line.is_reply_target]
     kept: set[int] = set()
@@ -175,6 +183,6 @@ class ConversationMemory:
     async def _before(self, last: Message, own: set[str]) -> list[Message]:
         kept = list(self._kept.get(last.conversation, ()))
         position = next((index for index in range(len(kept) - 1, -1, -1) if kept[index].message_id == last.message_id), None)
-        if position is None:  # so much was said while the utterance was open that it left the memory
-            kept = await self._inbox.history(last, HORIZON + len(own))
+        if position is None or (position < HORIZON + len(own) and len(kept) == 4 * HORIZON):  # so much was said while the utterance was open that the memory rolled on
+            kept, position = await self._inbox.history(last, HORIZON + len(own)), None
         return [message for message in kept[:position] if message.message_id not in own][-HORIZON:]

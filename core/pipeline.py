@@ -1,6 +1,7 @@
 """The one place where the stages meet: stored message -> merger -> question filter -> gate -> resolver, each result logged before the next step.
 
-Merging and filtering happen in the conversation's lane of the bus. Judging and resolving wait in two bounded queues of their own, so that a slow model holds up neither the intake nor another conversation, and
+Merging and filtering happen in the conversation's lane of the bus. Judging and resolving wait in two bounded queues of their own, so that a slow model holds up neither
+the intake nor another conversation, and
 questions that wait together are judged together.
 """
 
@@ -41,7 +42,9 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class PipelineSettings:
-    """``context_lines``: earlier messages that a question keeps; ``judge_together``: most questions in one call of the gate; ``record_together``: most utterances in one transaction; ``queue_size``: questions that may wait for a model before intake waits."""
+    """``context_lines``: earlier messages that a question keeps; ``judge_together``: most questions in one call of the gate; ``record_together``: most utterances in one
+    transaction; ``queue_size``: questions that may wait for a model before intake waits.
+    """
 
     context_lines: int = 16
     judge_together: int = 16

@@ -1,6 +1,7 @@
 """The ports of the domain: what ``core`` needs of the outside and of its model back ends.
 
-Storage implements :class:`Inbox` and :class:`QuestionLog`; platforms implement :class:`Adapter`; model back ends implement :class:`LanguageModel`. :class:`Gate` and :class:`Resolver` are built on
+Storage implements :class:`Inbox` and :class:`QuestionLog`; platforms implement :class:`Adapter`; model back ends implement :class:`LanguageModel`. :class:`Gate` and
+:class:`Resolver` are built on
 language models inside ``core`` and are ports only so that a pipeline can be wired without one.
 """
 
@@ -17,7 +18,8 @@ from core.messages import ConversationKey, Message, Question, Recall, Resolution
 class Prompt:
     """A prompt in the order of its stability, so that a back end can keep what does not change.
 
-    ``fixed`` is the same for all questions of a run (instruction, glossary), ``context`` for several questions of one conversation, ``tail`` is new each time. The text a model reads is their
+    ``fixed`` is the same for all questions of a run (instruction, glossary), ``context`` for several questions of one conversation, ``tail`` is new each time. The text a
+    model reads is their
     concatenation.
     """
 
@@ -87,7 +89,8 @@ class Resolver(Protocol):
 class Unmerged:
     """Messages that a merger has to see again to come to the same utterances as before a crash.
 
-    ``messages``: per conversation, in order of arrival, from the oldest message that is in no recorded utterance on, and from the first message of each recorded utterance that reaches beyond it.
+    ``messages``: per conversation, in order of arrival, from the oldest message that is in no recorded utterance on, and from the first message of each recorded
+    utterance that reaches beyond it.
     ``merged``: the keys of those among them that are in a recorded utterance already.
     """
 
@@ -191,7 +194,9 @@ class Adapter(Protocol):
     capabilities: Capabilities
 
     async def start(self, sink: MessageSink) -> None:
-        """Connect and deliver events to ``sink`` until :meth:`stop`. Returns when the first connection attempt was made; reconnects by itself. Raises ConfigError for bad credentials."""
+        """Connect and deliver events to ``sink`` until :meth:`stop`. Returns when the first connection attempt was made; reconnects by itself. Raises ConfigError for bad
+        credentials.
+        """
 
     async def stop(self) -> None:
         """Stop intake and close; leaves no task or thread behind. Idempotent."""

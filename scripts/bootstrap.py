@@ -1,6 +1,7 @@
 """Makes ``.venv`` and installs the project into it, with a progress bar: python3 scripts/bootstrap.py [--extras dev,train].
 
-Standard library only, for it runs before anything is installed. The slow part is llama.cpp, which is compiled here (some minutes, once). A second call with an unchanged pyproject.toml does nothing.
+Standard library only, for it runs before anything is installed. The slow part is llama.cpp, which is compiled here (some minutes, once). A second call with an unchanged
+pyproject.toml does nothing.
 """
 
 from __future__ import annotations

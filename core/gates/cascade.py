@@ -1,4 +1,6 @@
-"""The gate: from cheap to dear. The encoder head settles what is sure in milliseconds; the language model judges the rest by the log-odds of its two answer tokens; one calibrated probability joins both."""
+"""The gate: from cheap to dear. The encoder head settles what is sure in milliseconds; the language model judges the rest by the log-odds of its two answer tokens; one
+calibrated probability joins both.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ UNCALIBRATED_THRESHOLD = 0.5
 class CascadeGate:
     """Implements :class:`core.ports.Gate` with a head, a language model, or both.
 
-    Without a ``calibration`` (any model but the shipped one) the probability is that of the answer "yes" against "no". When the language model fails and a head is at hand, the head judges alone.
+    Without a ``calibration`` (any model but the shipped one) the probability is that of the answer "yes" against "no". When the language model fails and a head is at
+    hand, the head judges alone.
     """
 
     def __init__(

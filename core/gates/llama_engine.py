@@ -1,6 +1,7 @@
 """A thin, synchronous layer over llama.cpp's C API: tokens in, log-probabilities out, with the longest common prefix of successive prompts kept in the KV cache.
 
-Everything here must be called from one thread (see :mod:`core.gates.worker`). Weights are loaded once per file and shared by all contexts of the process; a LoRA adapter belongs to one context.
+Everything here must be called from one thread (see :mod:`core.gates.worker`). Weights are loaded once per file and shared by all contexts of the process; a LoRA adapter
+belongs to one context.
 """
 
 from __future__ import annotations

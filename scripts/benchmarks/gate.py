@@ -15,7 +15,8 @@ from core.prompts import GATE_PROMPTS, gate_prompt_of
 def gate_latency(model: Path, adapter: Path | None, messages: list[Message], questions: int, prompt: str = "gate-1-context") -> dict[str, float]:
     """Judge ``questions`` prompts three ways, interleaved so that the machine's noise meets all three alike.
 
-    ``reused``: as the gate does it, only tokens behind the common prefix are read; ``whole``: the cache is dropped before each prompt; ``bare``: just as many new tokens as ``reused`` read, without any
+    ``reused``: as the gate does it, only tokens behind the common prefix are read; ``whole``: the cache is dropped before each prompt; ``bare``: just as many new tokens
+    as ``reused`` read, without any
     prompt before them.
     """
     engine = LlamaEngine(model, adapter, 2048)
