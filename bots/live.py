@@ -21,6 +21,7 @@ from core.answering import make_answer_service
 from core.clock import Clock, SystemClock
 from core.config import Config
 from core.errors import DoujieError
+from core.gates.factory import Models
 from core.ports import Adapter
 from core.responder import ReplyRules, Responder
 from storage.groups import SqlGroups
@@ -44,13 +45,16 @@ def make_adapter(platform: str, config: Config, clock: Clock) -> Adapter:
     return wechat.make_adapter(config.wechat, clock)
 
 
-async def live(config: Config, platforms: Sequence[str], stop: asyncio.Event | None = None, clock: Clock | None = None) -> int:
-    """Run the bots of ``platforms`` on one bus and one database until ``stop`` (or a signal). Returns the exit code."""
+async def live(config: Config, platforms: Sequence[str], stop: asyncio.Event | None = None, clock: Clock | None = None, models: Models | None = None) -> int:
+    """Run the bots of ``platforms`` on one bus and one database until ``stop`` (or a signal). Returns the exit code.
+
+    ``models``: a gate and resolver to use, and to close at the end, instead of those that the config names.
+    """
     clock = clock or SystemClock()
     adapters = {platform: make_adapter(platform, config, clock) for platform in platforms}
     metrics = Metrics()
     stop = stop or _stop_on_signal()
-    async with open_spine(config, live=True, adapters=adapters, clock=clock, observe=metrics.observe, on_step=_tell_step) as spine, AsyncExitStack() as stack:
+    async with open_spine(config, live=True, adapters=adapters, models=models, clock=clock, observe=metrics.observe, on_step=_tell_step) as spine, AsyncExitStack() as stack:
         responder = Responder(
             spine.bus, spine.delivery, spine.groups, SqlGroups(spine.database), ReplyRules.of(config.bot), make_answer_service(config.answer), observe=metrics.observe, clock=clock
         )
@@ -65,6 +69,8 @@ async def live(config: Config, platforms: Sequence[str], stop: asyncio.Event | N
         for platform, adapter in adapters.items():
             stack.push_async_callback(adapter.stop)
             await adapter.start(spine.ingest)
+            if bot_id := getattr(adapter, "bot_id", ""):
+                spine.ingest.ignore_sender(platform, bot_id)
             log.info("adapter_started", platform=platform)
         if not config.bot.groups:
             log.warning("no_groups", remedy="[bot] groups is empty: nothing is collected. Groups that are heard are named here; add their ids.")
@@ -141,15 +147,25 @@ async def _platform_findings(platform: str, config: Config) -> list[Finding]:
 
 
 async def groups(config: Config, platforms: Sequence[str]) -> int:
-    """``--groups``: ids and names of the groups that the bot is in, and which of them are collected."""
+    """``--groups``: ids and names of the groups that the bot is in, and which of them are collected. Returns the exit code: 2 when a platform's groups cannot be listed."""
+    code = commandline.OK
     for platform in platforms:
         lister = getattr(make_adapter(platform, config, SystemClock()), "groups", None)
         listed: list[tuple[str, str]] = []
         try:
             listed = await lister() if lister is not None else []
-        except DoujieError as error:
+        except _listing_errors(platform) as error:
+            code = commandline.BAD_INPUT
             print(f"note  {platform}: groups cannot be listed: {error}")
         for chat_id, name in listed:
             mark = "collected    " if {chat_id, f"{platform}:{chat_id}"} & set(config.bot.groups) else "not collected"
             print(f"group {platform}: {mark} {chat_id}  {name}")
-    return commandline.OK
+    return code
+
+
+def _listing_errors(platform: str) -> tuple[type[Exception], ...]:
+    if platform == "feishu":
+        from adapters.feishu.rest import ApiError
+
+        return DoujieError, ApiError
+    return (DoujieError,)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -148,7 +149,7 @@ async def replay(config: Config, paths: list[Path], out: Path | None, summary_fi
     if summary_file is not None:
         _write(summary_file, [json.dumps(summary, indent=1) + "\n"])
     if table:
-        print_resolved(rows, summary, config.storage.url)
+        print_resolved(rows, summary, config.storage.url, ZoneInfo(config.bot.timezone))
     return summary
 
 

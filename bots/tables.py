@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from datetime import tzinfo
 from typing import Any
 
 from rich.console import Console
@@ -35,21 +37,24 @@ def outcome(row: LoggedQuestion) -> Text:
     if row.resolution.rewrite is not None:
         return Text(f"{row.resolution.rewrite}  ({row.resolution.confidence:.2f})", style="green")
     reason = REASONS[row.resolution.reason] if row.resolution.reason else "refused"
-    return Text(f"left as it is: {reason}", style="yellow")
+    shown = Text(f"left as it is: {reason}", style="yellow")
+    if row.resolution.reason is RefusalReason.UNSURE and row.resolution.candidate:
+        shown.append(f" (guess, {row.resolution.confidence:.2f}: {row.resolution.candidate})", style="dim")
+    return shown
 
 
-def print_resolved(rows: Sequence[LoggedQuestion], summary: Mapping[str, Any], database: str) -> None:
+def print_resolved(rows: Sequence[LoggedQuestion], summary: Mapping[str, Any], database: str, timezone: tzinfo) -> None:
     """Who asked what, whether it needs resolution and with which probability, and what became of it; then where the database lies and what to do next."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table(title="豆解: questions of the chat", expand=True, row_styles=("", "on grey7"))
     table.add_column("time", no_wrap=True)
     table.add_column("who", no_wrap=True, max_width=12)
-    table.add_column("question", ratio=5)
+    table.add_column("question", ratio=5, overflow="fold")
     table.add_column("needs", justify="right", no_wrap=True)
-    table.add_column("resolved question, or why there is none", ratio=6)
+    table.add_column("resolved question, or why there is none", ratio=6, overflow="fold")
     for row in rows:
         probability = "-" if row.verdict is None else f"{'yes' if row.verdict.needs_resolution else 'no'} {row.verdict.probability:.2f}"
-        table.add_row(row.question.asked_at.astimezone().strftime("%H:%M"), Text(row.question.sender), Text(row.question.text), probability, outcome(row))
+        table.add_row(row.question.asked_at.astimezone(timezone).strftime("%H:%M"), Text(row.question.sender), Text(row.question.text), probability, outcome(row))
     console.print(table)
     console.print(
         f"{summary['messages_in']} messages ({summary['stored']} new), {summary['utterances']} utterances, {summary['questions']} questions, "

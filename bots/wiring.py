@@ -56,19 +56,21 @@ async def open_spine(
     live: bool,
     adapters: Mapping[str, Adapter] | None = None,
     collect_all: bool = False,
+    models: Models | None = None,
     clock: Clock | None = None,
     observe: Observe = unobserved,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> AsyncIterator[Spine]:
     """A started spine. On leaving: intake has ended, what is in flight is finished, then everything closes in reverse order.
 
-    ``live``: utterances close by the clock; ``adapters``: platforms that replies go to; ``collect_all``: take every group, not only those of ``[bot] groups`` (replay and console).
+    ``live``: utterances close by the clock; ``adapters``: platforms that replies go to; ``collect_all``: take every group, not only those of ``[bot] groups`` (replay and console);
+    ``models``: a gate and resolver to use (and to close at the end) instead of those that the config names.
     """
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
-        database = await open_database(config.storage.url)
+        database = await open_database(config.storage.url, now=clock.now)
         stack.push_async_callback(database.close)
-        models = await open_models(config, on_step)
+        models = models or await open_models(config, on_step)
         stack.push_async_callback(models.close)
         bus = EventBus()
         inbox, questions, states = SqlInbox(database), SqlQuestionLog(database), SqlGroups(database)

@@ -1,8 +1,8 @@
 """Context selection: which earlier messages a gate or resolver may see.
 
-Of the last :data:`HORIZON` messages before a question the likeliest antecedents are kept, in order of time. Likelihood is a logistic model over eight surface features
-(reply link, addressed member, same
-sender, shared terms, recency ...). Its weights were fitted by ``python -m scripts.context_weights`` on human reply links of IRC channels; docs/experiments.md has the figures.
+Of the last :data:`HORIZON` messages before a question the likeliest antecedents are kept, in order of time. Likelihood is a logistic model over nine surface
+features (reply link, addressed member, same sender, shared terms, recency ...). Its weights were fitted by ``python -m scripts.context_weights`` on human reply
+links of IRC channels; docs/experiments.md has the figures.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from operator import mul
 
 from core.addressing import addressees
 from core.messages import ContextLine, ConversationKey, Message, Question, Utterance
@@ -48,46 +49,51 @@ def terms(text: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def _names(message: Message) -> set[str]:
-    return {name.casefold() for name in (message.sender_name, message.sender_id) if name}
+@lru_cache(maxsize=8192)
+def _facts(text: str) -> tuple[frozenset[str], bool, frozenset[str]]:
+    """What the features need of one text: whom it addresses, whether it asks, its terms. A line is looked at for many questions."""
+    return frozenset(addressees(text)), bool(_ASKS.search(text)), terms(text)
 
 
 def features(utterance: Utterance, earlier: Sequence[Message]) -> list[tuple[float, ...]]:
     """Features of each earlier message (oldest first) as antecedent of ``utterance``. Shape (len(earlier), len(FEATURES))."""
-    text = utterance.text
-    asker = {name.casefold() for name in (utterance.sender_name, utterance.sender_id) if name}
-    spoken_to = set(addressees(text)) | {mention.casefold() for mention in utterance.mentions}
-    asked_terms = terms(text)
+    spoken_to, _, asked_terms = _facts(utterance.text)
+    spoken_to |= {mention.casefold() for mention in utterance.mentions}
+    reply_to, asker_id, started = utterance.reply_to, utterance.sender_id, utterance.started_at
+    asker = {name.casefold() for name in (utterance.sender_name, asker_id) if name}
+    facts = [_facts(message.text) for message in earlier]
+    names = [{message.sender_name.casefold(), message.sender_id.casefold()} - {""} for message in earlier]
     partners: set[str] = set()  # whom the asker addressed lately, and who addressed the asker
-    for message in earlier:
-        if message.sender_id == utterance.sender_id:
-            partners.update(addressees(message.text))
-        elif asker & set(addressees(message.text)):
-            partners |= _names(message)
-    rows: list[tuple[float, ...]] = []
-    for distance, message in zip(range(len(earlier), 0, -1), earlier, strict=True):
-        names = _names(message)
-        shared = asked_terms & terms(message.text)
-        minutes = max(0.0, (utterance.started_at - message.sent_at).total_seconds()) / 60
+    for message, (addressed, _, _), own in zip(earlier, facts, names, strict=True):
+        if addressed:
+            if message.sender_id == asker_id:
+                partners |= addressed
+            elif not asker.isdisjoint(addressed):
+                partners |= own
+    if spoken_to:
+        partners = set()
+    rows, distance = [], len(earlier)
+    for message, (addressed, asks, known), own in zip(earlier, facts, names, strict=True):
         rows.append(
             (
-                float(message.message_id == utterance.reply_to),
+                float(message.message_id == reply_to),
                 math.log1p(distance),
-                math.log1p(minutes),
-                float(message.sender_id == utterance.sender_id),
-                float(bool(names & spoken_to)),
-                float(bool(asker & set(addressees(message.text)))),
-                min(3.0, float(len(shared))),
-                float(not spoken_to and bool(names & partners)),
-                float(bool(_ASKS.search(message.text))),
+                math.log1p(max(0.0, (started - message.sent_at).total_seconds()) / 60),
+                float(message.sender_id == asker_id),
+                float(not own.isdisjoint(spoken_to)),
+                float(not asker.isdisjoint(addressed)),
+                min(3.0, float(len(asked_terms & known))),
+                float(not own.isdisjoint(partners)),
+                float(asks),
             )
         )
+        distance -= 1
     return rows
 
 
 def rank(utterance: Utterance, earlier: Sequence[Message]) -> list[int]:
     """Indices of ``earlier`` (oldest first), likeliest antecedent first; of equals the latest."""
-    scores = [sum(w * x for w, x in zip(WEIGHTS, row, strict=True)) for row in features(utterance, earlier)]
+    scores = [sum(map(mul, WEIGHTS, row)) for row in features(utterance, earlier)]
     return sorted(range(len(earlier)), key=lambda i: (-scores[i], -i))
 
 
@@ -156,13 +162,14 @@ class ConversationMemory:
         """The question that ``utterance`` asks, with its context as it stood when its last message arrived."""
         own = {message.message_id for message in utterance.messages}
         earlier = await self._before(utterance.messages[-1], own)
+        reply_to, started = utterance.reply_to, utterance.started_at
         lines = tuple(
             ContextLine(
                 sender=message.shown_name,
                 text=message.text,
                 message_id=message.message_id,
-                seconds_before=max(0.0, (utterance.started_at - message.sent_at).total_seconds()),
-                is_reply_target=message.message_id == utterance.reply_to,
+                seconds_before=max(0.0, (started - message.sent_at).total_seconds()),
+                is_reply_target=message.message_id == reply_to,
             )
             for message in select(utterance, earlier, self._limit)
         )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from core.addressing import addressees
 from core.messages import ConversationKey, Message, Utterance
@@ -22,6 +23,12 @@ _HALF = re.compile(r"(\.\.\.|…|[,，、:：(（\-—]|\b(?:and|or|but|so|becau
 
 #: Share of the window that is left after 0, 1, 2 and more messages of others.
 INTERRUPTED = (1.0, 1 / 3, 1 / 6)
+
+
+@lru_cache(maxsize=4096)
+def _ending(text: str) -> tuple[bool, bool]:
+    """Whether ``text`` looks like half a sentence, and whether it looks finished. Deadlines ask this of an open text at each message of its group."""
+    return bool(_HALF.search(text)), bool(_FINISHED.search(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +43,12 @@ class MergeRules:
 
     def wait_after(self, text: str, others_between: int) -> float:
         """Seconds that an utterance ending in ``text`` stays open when ``others_between`` messages of others came since."""
-        half = bool(_HALF.search(text))
+        half, finished = _ending(text)
         if half and others_between <= len(INTERRUPTED) - 1:
             return self.window
         if others_between:
             return self.window * INTERRUPTED[min(others_between, len(INTERRUPTED) - 1)]
-        return self.finished_window if _FINISHED.search(text) else self.window
+        return self.finished_window if finished else self.window
 
     def same_utterance(self, previous: str, current: str, gap: float, others_between: int) -> bool:
         """Do two successive texts of one sender, ``gap`` seconds apart, belong together?"""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
-from core.config import Config, GateSection, ResolverSection
-from core.errors import ConfigError, InputError
+from core.config import Config
+from core.errors import ConfigError
+from core.gates.backends import ModelSource, OpenedModel, close_all, open_language_models
 from core.gates.cascade import CascadeGate
-from core.gates.packaged import gguf_file, model_path
+from core.gates.failover import FailoverGate, FailoverModel, FailoverResolver
 from core.gates.worker import ModelWorker
 from core.head import EncoderHead, GateCalibration
 from core.ports import Gate, LanguageModel, Resolver
@@ -21,8 +22,8 @@ from core.resolver import open_resolver
 log = structlog.get_logger(__name__)
 
 SHIPPED = Path(__file__).resolve().parent.parent / "shipped"
-#: Tokens beside the context that the instruction, the question and the answer of a prompt take.
-PROMPT_RESERVE = 512
+#: The prompt that states the rule, for models that no adapter has taught it.
+UNTRAINED_PROMPT = "gate-rule"
 
 
 @dataclass(slots=True)
@@ -33,6 +34,14 @@ class Models:
     resolver: Resolver | None
     worker: ModelWorker
     notes: list[str] = field(default_factory=list)
+    switches: list[tuple[str, FailoverGate | FailoverModel | FailoverResolver]] = field(default_factory=list)
+
+    def failovers(self) -> Mapping[str, int]:
+        """Calls that one back end handed over to the next, by stage."""
+        counts = {"gate": 0, "resolver": 0}
+        for stage, switch in self.switches:
+            counts[stage] += switch.failovers
+        return counts
 
     async def close(self) -> None:
         """Free all models. Idempotent."""
@@ -64,14 +73,32 @@ async def _open_gate(config: Config, models: Models, on_step: Callable[[str], No
     section = config.gate
     if section.prompt and section.prompt not in GATE_PROMPTS:
         raise ConfigError("gate", "prompt", section.prompt, "no such prompt version", f"Known: {', '.join(GATE_PROMPTS)}.", config.source)
-    shipped = section.adapter == "shipped" and not section.model and (SHIPPED / "gate" / "adapter.gguf").exists()
-    calibration = GateCalibration.load(SHIPPED / "gate" / "calibration.json") if shipped else None
-    head = await _open_head(models) if calibration is not None and section.encoder else None
     on_step("gate")
-    adapter = SHIPPED / "gate" / "adapter.gguf" if shipped else _adapter(section, "gate")
-    model = await _open_language_model(section.backend, section, "gate", adapter, models, section.context_tokens, section.threads)
-    models.notes.append(f"gate: {model.name}, adapter {model.adapter or 'none (untrained: expect poor verdicts)'}" + (f", encoder head {head.version}" if head else ""))
-    return CascadeGate(model, head, calibration, models.worker, threshold=section.threshold, prompt=section.prompt)
+    shipped = SHIPPED / "gate" / "adapter.gguf"
+    source = ModelSource("gate", section, models.worker, section.threads, section.device, shipped if shipped.exists() else None)
+    opened = await open_language_models(source, section.backend, models.notes.append)
+    try:
+        gates = [(one.backend, await _cascade(one, config, models)) for one in opened]
+    except BaseException:
+        await close_all(opened)
+        raise
+    if len(gates) == 1:
+        return gates[0][1]
+    gate = FailoverGate(gates, timeout_seconds=section.timeout_seconds)
+    models.switches.append(("gate", gate))
+    return gate
+
+
+async def _cascade(opened: OpenedModel, config: Config, models: Models) -> CascadeGate:
+    """A gate over one model, with head and calibration where the model is the shipped one."""
+    section = config.gate
+    calibration = GateCalibration.load(SHIPPED / "gate" / "calibration.json") if opened.shipped else None
+    head = await _open_head(models) if calibration is not None and section.encoder else None
+    prompt = section.prompt or ("" if calibration or opened.model.adapter else UNTRAINED_PROMPT)
+    gate = CascadeGate(opened.model, head, calibration, models.worker, threshold=section.threshold, prompt=prompt)
+    trained = "" if opened.model.adapter else " (no adapter: verdicts are only as good as the model by itself)"
+    models.notes.append(f"gate: {opened.note}{trained}, prompt {gate.prompt}, threshold {gate.threshold:.3g}" + (f", encoder head {head.version}" if head else ""))
+    return gate
 
 
 async def _open_head(models: Models) -> EncoderHead | None:
@@ -84,33 +111,51 @@ async def _open_head(models: Models) -> EncoderHead | None:
 
 
 async def _open_resolver(config: Config, models: Models) -> Resolver:
+    """The ranker, which takes no language model; or the model that ``[resolver]`` names, with the ranker behind it where the back end is ``auto``."""
+    section, backend = config.resolver, _resolver_backend(config)
+    names_adapter = section.adapter not in ("", "none", "shipped")
+    if not (section.base_url or section.model or names_adapter or section.backend in ("openai", "transformers")):
+        models.notes.append("resolver: the shipped ranker, without a language model")
+        return await _resolver(config, models, None)
+    source = ModelSource("resolver", section, models.worker, config.gate.threads, config.gate.device, None)
+    try:
+        opened = await open_language_models(source, backend, models.notes.append)
+    except ConfigError as error:
+        if backend != "auto":
+            raise
+        models.notes.append(f"resolver: the shipped ranker alone, for no language model works: {error.problem}. {error.remedy}")
+        log.warning("resolver_without_language_model", problem=error.problem)
+        return await _resolver(config, models, None)
+    models.notes.extend(f"resolver: {one.note}" for one in opened)
+    try:
+        writer = await _resolver(config, models, _one_model(opened, section.timeout_seconds, models))
+        if backend != "auto":
+            return writer
+        ranker = await _resolver(config, models, None)
+    except BaseException:
+        await close_all(opened)
+        raise
+    models.notes.append("resolver: the shipped ranker when these fail")
+    # The models have the time-out each: the resolver's is for all of them.
+    resolver = FailoverResolver([(opened[0].backend, writer), ("ranker", ranker)], timeout_seconds=section.timeout_seconds * len(opened))
+    models.switches.append(("resolver", resolver))
+    return resolver
+
+
+def _one_model(opened: list[OpenedModel], timeout_seconds: float, models: Models) -> LanguageModel:
+    if len(opened) == 1:
+        return opened[0].model
+    model = FailoverModel([one.model for one in opened], timeout_seconds=timeout_seconds, stage="resolver")
+    models.switches.append(("resolver", model))
+    return model
+
+
+async def _resolver(config: Config, models: Models, model: LanguageModel | None) -> Resolver:
     section = config.resolver
-    backend = _resolver_backend(config)
-    shipped = section.adapter == "shipped" and not section.model and not section.base_url and (SHIPPED / "resolver" / "adapter.gguf").exists()
-    adapter = SHIPPED / "resolver" / "adapter.gguf" if shipped else _adapter(section, "resolver")
-    model = await _open_language_model(backend, section, "resolver", adapter, models, section.context_tokens, config.gate.threads)
-    models.notes.append(f"resolver: {model.name}, adapter {model.adapter or 'none'}")
-    return await open_resolver(model, models.worker, SHIPPED / "resolver", min_confidence=section.min_confidence, prompt=section.prompt, max_tokens=section.max_new_tokens)
+    return await open_resolver(
+        model, models.worker, SHIPPED / "resolver", min_confidence=section.min_confidence, prompt=section.prompt, max_tokens=section.max_new_tokens, generative=model is not None
+    )
 
 
 def _resolver_backend(config: Config) -> str:
     return config.resolver.backend or config.gate.backend
-
-
-def _adapter(section: GateSection | ResolverSection, name: str) -> Path | None:
-    if section.adapter in ("", "none", "shipped"):
-        return None
-    return gguf_file(section.adapter, name, "adapter")
-
-
-async def _open_language_model(
-    backend: str, section: GateSection | ResolverSection, name: str, adapter: Path | None, models: Models, context_tokens: int, threads: int
-) -> LanguageModel:
-    from core.gates.llama_cpp import LlamaCppModel
-
-    try:
-        return await LlamaCppModel.open(model_path(section.model, name), adapter, models.worker, context_tokens=context_tokens + PROMPT_RESERVE, threads=threads)
-    except ImportError:
-        raise ConfigError(name, "backend", backend, "llama-cpp-python is not installed", "pip install llama-cpp-python, or choose another back end.") from None
-    except InputError as error:
-        raise ConfigError(name, "model", section.model, error.problem, error.remedy) from None

@@ -12,6 +12,7 @@ import structlog
 
 from core.clock import Clock, SystemClock
 from core.errors import BackendError
+from core.gates.limits import PromptTooLongError
 from core.messages import Question, Resolution, Verdict
 from core.ports import Gate, Generation, LanguageModel, Prompt, Resolver
 
@@ -20,10 +21,6 @@ log = structlog.get_logger(__name__)
 #: Failures in a row after which a back end is left alone, and for how many seconds.
 FAILURES_TO_OPEN = 3
 COOL_DOWN_SECONDS = 30.0
-
-
-class PromptTooLong(BackendError):
-    """The prompt does not fit the context: the fault of the prompt, which says nothing about the back end's health."""
 
 
 class CircuitBreaker:
@@ -116,7 +113,7 @@ class Chain(Generic[T]):
                 log.warning("model_failover", stage=self._stage, source=failed, target=link.name, problem=problems[-1].problem)
             try:
                 result = await self._attempt(link, work, check)
-            except PromptTooLong as error:
+            except PromptTooLongError as error:
                 link.breaker.left()
                 problems.append(error)
             except BackendError as error:
@@ -148,7 +145,7 @@ class Chain(Generic[T]):
         return result
 
     def _nobody(self, problems: Sequence[BackendError]) -> BackendError:
-        if problems and all(isinstance(problem, PromptTooLong) for problem in problems):
+        if problems and all(isinstance(problem, PromptTooLongError) for problem in problems):
             return problems[-1]
         names = ", ".join(link.name for link in self._links)
         why = "; ".join(f"{problem.backend}: {problem.problem}" for problem in problems) or "each failed lately and is left alone for a while"

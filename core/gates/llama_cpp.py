@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from core.errors import BackendError
+from core.gates.chat import PLAIN, ChatFrame
 from core.gates.llama_engine import LlamaEngine
 from core.gates.worker import ModelWorker
 from core.ports import Generation, Prompt
@@ -19,23 +20,27 @@ T = TypeVar("T")
 class LlamaCppModel:
     """Implements :class:`core.ports.LanguageModel`. Make it with :meth:`open`."""
 
-    def __init__(self, engine: LlamaEngine, worker: ModelWorker, name: str, adapter: str) -> None:
+    def __init__(self, engine: LlamaEngine, worker: ModelWorker, name: str, adapter: str, frame: ChatFrame = PLAIN) -> None:
         self.name, self.adapter = name, adapter
         self._engine, self._worker = engine, worker
         self._closed = False
         self._fixed_tokens = lru_cache(maxsize=64)(self._tokenize_fixed)
+        self._frame = frame
+        self._end = engine.tokenize(frame.after, special=True) if frame.after else []
 
     @classmethod
     async def open(cls, path: Path, adapter: Path | None, worker: ModelWorker, *, context_tokens: int = 1536, threads: int = 0) -> LlamaCppModel:
         """Load in the worker thread. Raises ConfigError for a file that does not fit, BackendError for too little memory."""
         engine = await worker.run(LlamaEngine, path, adapter, context_tokens, threads)
-        return cls(engine, worker, path.stem, adapter.parent.name + "/" + adapter.name if adapter else "")
+        frame = engine.chat_frame(path.stem) if adapter is None else PLAIN
+        return cls(engine, worker, path.stem, adapter.parent.name + "/" + adapter.name if adapter else "", frame)
 
     def _tokenize_fixed(self, fixed: str, context: str) -> tuple[int, ...]:
-        return (*self._engine.tokenize(fixed, start=True), *(self._engine.tokenize(context) if context else ()))
+        parts = (fixed, context) if context else (fixed,)
+        return (*self._engine.tokenize(self._frame.before, start=True, special=True), *(token for part in parts for token in self._engine.tokenize(part)))
 
     def _tokens(self, prompt: Prompt) -> list[int]:
-        return [*self._fixed_tokens(prompt.fixed, prompt.context), *self._engine.tokenize(prompt.tail)]
+        return [*self._fixed_tokens(prompt.fixed, prompt.context), *self._engine.tokenize(prompt.tail), *self._end]
 
     async def answer_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[float]]:
         def work() -> list[list[float]]:

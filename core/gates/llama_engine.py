@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import BackendError, ConfigError
+from core.gates.chat import PLAIN, ChatFrame, frame_of, render_template
+from core.gates.limits import PromptTooLongError, rope_factor
 
 #: Continuations that :meth:`LlamaEngine.score` decodes together.
 SEQUENCES = 16
@@ -84,6 +86,13 @@ class LlamaEngine:
         parameters.kv_unified = True
         parameters.swa_full = True  # a pruned sliding window could not be rewound to an earlier prefix
         parameters.n_threads = parameters.n_threads_batch = threads
+        trained = llama_cpp.llama_model_n_ctx_train(self._weights.model)
+        has_rope = llama_cpp.llama_model_rope_type(self._weights.model) != llama_cpp.LLAMA_ROPE_TYPE_NONE
+        self.rope_factor = rope_factor(context_tokens, trained, scalable=has_rope, section="gate")
+        if self.rope_factor > 1.0:
+            parameters.rope_scaling_type = llama_cpp.LLAMA_ROPE_SCALING_TYPE_YARN
+            parameters.rope_freq_scale = 1.0 / self.rope_factor
+            parameters.yarn_orig_ctx = trained
         self._context = llama_cpp.llama_init_from_model(self._weights.model, parameters)
         if not self._context:
             raise BackendError("llama_cpp", f"no memory for a context of {context_tokens} tokens")
@@ -97,15 +106,31 @@ class LlamaEngine:
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._batch = llama_cpp.llama_batch_init(_BATCH, 0, SEQUENCES)
 
-    def tokenize(self, text: str, *, start: bool = False) -> list[int]:
-        """Token ids of ``text``, special tokens as plain text; ``start`` puts the model's begin-of-sequence token in front where it has one."""
+    def tokenize(self, text: str, *, start: bool = False, special: bool = False) -> list[int]:
+        """Token ids of ``text``. ``start`` puts the begin-of-sequence token in front of models that were trained with one.
+
+        ``special``: names of special tokens are these tokens; else they are plain text, as members' words must be.
+        """
         data = text.encode("utf-8", "replace")
         size = len(data) + 8
         buffer = (llama_cpp.llama_token * size)()
-        count = llama_cpp.llama_tokenize(self._weights.vocabulary, data, len(data), buffer, size, False, False)
+        count = llama_cpp.llama_tokenize(self._weights.vocabulary, data, len(data), buffer, size, False, special)
         tokens = list(buffer[:count])
         first = llama_cpp.llama_vocab_bos(self._weights.vocabulary)
-        return [first, *tokens] if start and first >= 0 else tokens
+        wanted = start and first >= 0 and llama_cpp.llama_vocab_get_add_bos(self._weights.vocabulary) and tokens[:1] != [first]
+        return [first, *tokens] if wanted else tokens
+
+    def chat_frame(self, name: str) -> ChatFrame:
+        """The frame of the model file's own chat template; ``PLAIN`` for a base model."""
+        template = llama_cpp.llama_model_chat_template(self._weights.model, None)
+        if not template:
+            return PLAIN
+        first, end = (self._name_of(read(self._weights.vocabulary)) for read in (llama_cpp.llama_vocab_bos, llama_cpp.llama_vocab_eos))
+        return frame_of(lambda user: render_template(template.decode("utf-8", "replace"), user, first, end), name)
+
+    def _name_of(self, token: int) -> str:
+        text = llama_cpp.llama_vocab_get_text(self._weights.vocabulary, token) if token >= 0 else b""
+        return (text or b"").decode("utf-8", "replace")
 
     def piece(self, token: int) -> bytes:
         """The bytes that ``token`` stands for."""
@@ -207,7 +232,7 @@ class LlamaEngine:
 
     def _check_room(self, tokens: int) -> None:
         if tokens > self.context_tokens:
-            raise BackendError("llama_cpp", f"a prompt of {tokens} tokens is longer than the context of {self.context_tokens}")
+            raise PromptTooLongError("llama_cpp", tokens, self.context_tokens)
 
     def forget(self) -> None:
         """Drop the cached prefix."""

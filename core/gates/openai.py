@@ -78,7 +78,7 @@ class OpenAiModel:
     async def _answer(self, prompt: Prompt, answers: Sequence[str]) -> list[float]:
         pieces = await self._complete(prompt, 1, None, self._top)
         if not pieces.tops:
-            raise BackendError(BACKEND, f"the server gives no log-probabilities by {self.style}, which a gate needs; for llama-server and vLLM use /v1/completions, or choose another service")
+            raise BackendError(BACKEND, f"the server gives no log-probabilities by {self.style}, which a gate needs; choose a server that does, such as vLLM or llama-server")
         found = first_answer(FirstToken(pieces.tops[0], exact=self.style == "completions"), answers)
         if found is None:
             raise BackendError(BACKEND, f"none of the answers is among the {len(pieces.tops[0])} likeliest tokens: the model does not answer in the asked form")
@@ -107,8 +107,9 @@ class OpenAiModel:
         except HttpStatusError as error:
             if error.status not in (400, 422) or top != TOP_TOKENS[0]:
                 raise
+        pieces = await self._post(prompt, max_tokens, stop, TOP_TOKENS[1])
         self._top = TOP_TOKENS[1]
-        return await self._post(prompt, max_tokens, stop, self._top)
+        return pieces
 
     async def _post(self, prompt: Prompt, max_tokens: int, stop: str | None, top: int) -> Pieces:
         body: dict[str, Any] = {"model": self.name, "max_tokens": max_tokens, "temperature": 0, "stream": False}

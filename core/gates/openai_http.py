@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -14,10 +15,13 @@ from typing import Any
 import aiohttp
 
 from core.errors import BackendError
+from core.gates.limits import PromptTooLongError
 
 MAX_BODY_BYTES = 8 << 20
 BACKEND = "openai"
 _PIECE = 1 << 16
+#: How vLLM, llama-server, llama_cpp.server and OpenAI say that a prompt does not fit.
+_TOO_LONG = re.compile(rb"(maximum|exceeds?|available)[\w ]{0,20}context|context_(length|size)|exceed_context", re.IGNORECASE)
 
 
 class HttpStatusError(BackendError):
@@ -77,7 +81,7 @@ class JsonClient:
                 raise self._refusal(response, bytes(content))
             return bytes(content)
 
-    def _refusal(self, response: aiohttp.ClientResponse, content: bytes) -> HttpStatusError:
+    def _refusal(self, response: aiohttp.ClientResponse, content: bytes) -> BackendError:
         status, retry_after = response.status, seconds(response.headers.get("Retry-After"))
         if status in (401, 403):
             return HttpStatusError(status, f"HTTP {status}: the server refuses the key; set {self._key_hint}")
@@ -85,6 +89,8 @@ class JsonClient:
             return HttpStatusError(status, "HTTP 429: too many calls", retry_after)
         if status == 404:
             return HttpStatusError(status, "HTTP 404: no such model or path; check model and base_url (with its version part, such as /v1)")
+        if status in (400, 413, 422) and _TOO_LONG.search(content):
+            return PromptTooLongError(BACKEND)
         return HttpStatusError(status, f"HTTP {status}{_complaint(content)}", retry_after)
 
     async def close(self) -> None:

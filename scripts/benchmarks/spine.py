@@ -92,6 +92,8 @@ async def nonebot_dispatch(messages: Sequence[Message]) -> dict[str, float] | No
         import nonebot
     except ImportError:
         return None
+    from nonebot.message import handle_event
+
     from scripts.benchmarks.nonebot_bot import make_bot_and_event
 
     nonebot.init(driver="~none", log_level="ERROR")
@@ -102,6 +104,6 @@ async def nonebot_dispatch(messages: Sequence[Message]) -> dict[str, float] | No
     bot, make_event = make_bot_and_event()
     started = time.perf_counter()
     for message in messages:
-        await nonebot.message.handle_event(bot, make_event(message.text, message.sender_id))
+        await handle_event(bot, make_event(message.text, message.sender_id))
     seconds = time.perf_counter() - started
     return {"events": len(messages), "seconds": seconds, "events_per_second": len(messages) / seconds}

@@ -59,8 +59,14 @@ def fit_gate(
     folds = np.array([fold_of(s, 7) for s in training])
     oof = out_of_fold(raw.rows(inside), labels[inside], weights, folds, head_settings)
     lm = lm_logits(calibrating, gguf, adapter, settings.prompt, lambda done, total: on_progress("language model", done, total))
+    names = list(dict.fromkeys(s.source for s in calibrating))
     judged = Judged(
-        head_logits(head, raw.rows(outside)), np.array(lm), np.array([len(s.question) for s in calibrating]), labels[outside], sample_weights(calibrating, dict(settings.shares))
+        head=head_logits(head, raw.rows(outside)),
+        lm=np.array(lm),
+        characters=np.array([len(s.question) for s in calibrating]),
+        labels=labels[outside],
+        weights=sample_weights(calibrating, dict(settings.shares)),
+        sources=np.array([names.index(s.source) for s in calibrating]),
     )
     identity = {"prompt": settings.prompt, "version": settings.version, "data_hash": digest, "head_version": head.version, "adapter_hash": file_hash(adapter) if adapter else ""}
     calibration, figures = fit_calibration(judged, loss=settings.cascade_loss, identity=identity)
@@ -82,6 +88,8 @@ def _split(samples: Sequence[Sample], settings: FitSettings) -> tuple[list[Sampl
         for part, wanted in zip(parts, (False, True), strict=True):
             group = [s for s in labelled if (folds > 1 and fold_of(s, folds) == 0) == wanted]
             share = settings.validation if wanted else 1 - settings.validation
+            if wanted:  # the question filter stands before the gate: what is no question does not reach it
+                group = [s for s in group if s.label != "not_question"]
             part += contrast(group, settings.seed)[: round(settings.pairs * share)] if positive else group
     return parts
 

@@ -118,19 +118,21 @@ def sample_weights(samples: Sequence[Sample], shares: dict[str, float]) -> Matri
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Held-out questions with the logits of both judges. ``weights`` balance the sources."""
+    """Held-out questions with the logits of both judges. ``weights`` balance the sources, which ``sources`` names by number."""
 
     head: Matrix
     lm: Matrix
     characters: NDArray[np.int64]
     labels: Flags
     weights: Matrix
+    sources: NDArray[np.int64]
 
 
 def fit_calibration(judged: Judged, *, loss: float, identity: dict[str, str], with_length: bool = False) -> tuple[GateCalibration, dict[str, Any]]:
     """Platt scaling (logistic regression) of both judges together and of each alone, the threshold of best F1, and the margins between which the head asks the language model.
 
-    The margins are the tightest ones at which the cascade's F1 falls by at most ``loss`` against asking the language model always. Returns the calibration and its figures.
+    The margins are the tightest ones at which the cascade's F1 falls by at most ``loss`` against asking the language model always,
+    over all questions and in each source that has 100 of them. Returns the calibration and its figures.
     """
     both = _logistic(judged, head=True, lm=True, length=with_length)
     head_only = _logistic(judged, head=True, lm=False, length=with_length)
@@ -188,9 +190,20 @@ def _margins(alone: Matrix, joint: Matrix, threshold: float, judged: Judged, los
             settled = (alone <= low) | (alone >= high)
             share = float(np.average(settled, weights=judged.weights))
             score = weighted_f1(np.where(settled, alone, joint) >= threshold, judged.labels, judged.weights)
-            if score >= full - loss and share > best:
+            if score >= full - loss and share > best and _loses_nowhere(settled, alone, joint, threshold, judged, loss):
                 best, chosen = share, (low, high)
     return chosen
+
+
+def _loses_nowhere(settled: Flags, alone: Matrix, joint: Matrix, threshold: float, judged: Judged, loss: float) -> bool:
+    """Whether the cascade keeps its F1 in every source of 100 questions and more: an easy source must not pay for a hard one."""
+    cascade = np.where(settled, alone, joint) >= threshold
+    for source in np.unique(judged.sources):
+        rows = judged.sources == source
+        labels, weights = judged.labels[rows], judged.weights[rows]
+        if rows.sum() >= 100 and weighted_f1(cascade[rows], labels, weights) < weighted_f1((joint >= threshold)[rows], labels, weights) - loss:
+            return False
+    return True
 
 
 def weighted_f1(said: Flags, labels: Flags, weights: Matrix) -> float:

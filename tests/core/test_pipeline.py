@@ -184,7 +184,7 @@ async def test_context_after_a_restart_is_what_was_said_before_it(database: Data
     await first.pipeline.flush()
     await first.stop()
     second = await make(database, None, context_lines=8)
-    await second.say(said(99, "x", "rknn-toolkit2 好装吗？", 3100))
+    await second.say(said(99, "x", "@u3 它好装吗？", 3100))
     await second.pipeline.flush()
     question = [row.question async for row in second.log.export_rows()][-1]
     assert len(question.context) == 8

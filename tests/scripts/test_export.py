@@ -31,7 +31,7 @@ async def fill(url: str) -> list[str]:
     await SqlInbox(database).add(said)
     entries = [ask(said[2], context=(said[0], said[1])), ask(said[3]), ask(said[4], context=(said[0],))]
     log = SqlQuestionLog(database)
-    await log.record(entries)
+    await log.record_many(entries)
     ids = [question.id for _, question in entries]
     await log.judged(ids[0], verdict(0.875))
     await log.resolved(ids[0], resolution("怎么把 mmpose 部署到 TX2？"))

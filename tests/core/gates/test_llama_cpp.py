@@ -16,6 +16,7 @@ from core.gates.llama_engine import LlamaEngine
 from core.gates.packaged import gguf_file, model_path
 from core.gates.worker import ModelWorker
 from core.ports import LanguageModel, Prompt
+from tests.core.gates.conformance import LanguageModelConformance
 
 FIXED = "下面是群聊里的一个问题。\n"
 LINES = "- mmpose 支持移动端部署么？\n- 支持的，看文档\n"
@@ -37,6 +38,16 @@ async def model(packaged: Path) -> AsyncIterator[LlamaCppModel]:
 
 def prompt(number: int, context: str = LINES) -> Prompt:
     return Prompt(FIXED, context, f"问：怎么把它部署到 TX{number}？\n答：")
+
+
+class TestLlamaCppModel(LanguageModelConformance):
+    @pytest.fixture
+    async def model(self, packaged: Path) -> AsyncIterator[LlamaCppModel]:
+        worker = ModelWorker()
+        opened = await LlamaCppModel.open(packaged, None, worker, context_tokens=512)
+        yield opened
+        await opened.close()
+        worker.close()
 
 
 async def test_it_is_a_language_model(model: LlamaCppModel) -> None:

@@ -1,0 +1,190 @@
+"""From a config to models: what is chosen, what is skipped, and what an admin is told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.config import Config, load_config
+from core.errors import BackendError, ConfigError
+from core.gates import backends
+from core.gates.backends import ModelSource, candidates, open_language_models, server_name
+from core.gates.cascade import CascadeGate
+from core.gates.factory import SHIPPED, Models, open_models
+from core.gates.failover import FailoverGate, FailoverResolver
+from core.gates.worker import ModelWorker
+from core.messages import ConversationKey, Question
+from core.ports import Prompt
+from core.resolver import EditResolver, GenerativeResolver
+from tests.core.gates.model_server import ModelServer, likely, model_server, plainly
+
+KEY = "sk-very-secret-0123456789"
+NOWHERE = "http://127.0.0.1:9/v1"
+QUESTION = Question("q1", ConversationKey("feishu", "chat-1"), "A", "怎么把它部署到 TX2？", datetime(2026, 3, 2, 9, tzinfo=UTC))
+
+
+def settings(**sections: dict[str, Any]) -> Config:
+    return load_config(None, {}, **{"gate": {"adapter": "none"}, "resolver": {"backend": "none"}, **sections})
+
+
+@asynccontextmanager
+async def opened(config: Config) -> AsyncIterator[Models]:
+    models = await open_models(config)
+    try:
+        yield models
+    finally:
+        await models.close()
+
+
+async def test_none_opens_nothing() -> None:
+    async with opened(settings(gate={"backend": "none"})) as models:
+        assert models.gate is None
+        assert models.resolver is None
+        assert models.failovers() == {"gate": 0, "resolver": 0}
+
+
+async def test_a_server_s_gate_is_asked_by_the_rule_and_the_note_says_what_is_used() -> None:
+    async with model_server() as server, opened(settings(gate={"backend": "openai", "base_url": server.url, "api_key": KEY, "adapter": "none"})) as models:
+        assert isinstance(models.gate, CascadeGate)
+        assert models.gate.prompt == "gate-rule"
+        (note,) = models.notes
+        assert f"openai at {server.url} by completions, model base, adapter none" in note
+        assert KEY not in note
+
+
+async def test_an_adapter_that_the_server_holds_is_asked_by_its_name() -> None:
+    async with model_server() as server:
+        async with opened(settings(gate={"backend": "openai", "base_url": server.url, "model": "base", "adapter": "doujie-gate"})) as models:
+            assert isinstance(models.gate, CascadeGate)
+            assert models.gate.prompt == "gate-1"
+        assert {body["model"] for path, body in server.requests if path == "completions"} == {"doujie-gate"}
+
+
+@pytest.mark.parametrize(
+    ("gate", "key"),
+    [
+        ({"backend": "openai"}, "base_url"),
+        ({"backend": "openai", "base_url": NOWHERE}, "base_url"),
+        ({"backend": "transformers", "model": "/does/not/exist"}, "model"),
+        ({"backend": "llama_cpp", "model": "/does/not/exist.gguf"}, "model"),
+        ({"backend": "llama_cpp", "model": "qwen-by-name"}, "model"),
+        ({"backend": "transformers", "adapter": "/does/not/exist"}, "adapter"),
+        ({"prompt": "gate-99"}, "prompt"),
+    ],
+)
+async def test_a_named_back_end_that_cannot_open_is_a_config_error(gate: dict[str, str], key: str) -> None:
+    if gate.get("backend") == "transformers":
+        pytest.importorskip("transformers", reason="transformers is not installed")
+    with pytest.raises(ConfigError, match=rf"\[gate\] {key}") as caught:
+        await open_models(settings(gate={"adapter": "none", **gate}))
+    assert caught.value.exit_code == 2
+
+
+async def test_a_refused_key_names_the_key_and_never_shows_it() -> None:
+    async with model_server() as server:
+        server.bad = plainly(401, b"")
+        with pytest.raises(ConfigError, match=r"\[gate\] api_key.*DOUJIE_GATE__API_KEY") as caught:
+            await open_models(settings(gate={"backend": "openai", "base_url": server.url, "api_key": KEY}))
+    assert KEY not in str(caught.value)
+
+
+async def test_a_gate_cannot_use_a_server_without_log_probabilities() -> None:
+    async with model_server(logprobs=False) as server:
+        with pytest.raises(ConfigError, match="no log-probabilities"):
+            await open_models(settings(gate={"backend": "openai", "base_url": server.url}))
+
+
+def source(tmp_path: Path, **values: str) -> ModelSource:
+    return ModelSource("gate", settings(gate=values).gate, ModelWorker(), 1, "auto", None)
+
+
+@pytest.mark.parametrize(
+    ("values", "cuda", "order"),
+    [
+        ({}, False, ["llama_cpp"]),
+        ({}, True, ["llama_cpp"]),  # the packaged model and its adapter are GGUF
+        ({"base_url": NOWHERE}, False, ["openai", "llama_cpp"]),
+        ({"base_url": NOWHERE, "model": "qwen"}, False, ["openai", "llama_cpp"]),
+        ({"model": "FOLDER"}, False, ["transformers", "llama_cpp"]),
+        ({"base_url": NOWHERE, "model": "FOLDER"}, True, ["openai", "transformers", "llama_cpp"]),
+        ({"model": "m.gguf"}, False, ["llama_cpp"]),
+        ({"model": "m.gguf"}, True, ["transformers", "llama_cpp"]),
+        ({"model": "m.gguf", "adapter": "a.gguf"}, True, ["llama_cpp"]),
+    ],
+)
+def test_the_order_of_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], cuda: bool, order: list[str]) -> None:
+    monkeypatch.setattr(backends, "cuda_is_there", lambda: cuda)
+    named = {key: str(tmp_path) if value == "FOLDER" else value for key, value in values.items()}
+    assert candidates(source(tmp_path, **named)) == order
+
+
+async def test_auto_skips_what_does_not_work_here_and_says_so(tmp_path: Path) -> None:
+    notes: list[str] = []
+    worker = ModelWorker()
+    section = settings(gate={"base_url": NOWHERE, "model": "qwen", "adapter": "none", "context_tokens": 64}).gate
+    models = await open_language_models(ModelSource("gate", section, worker, 1, "auto", None), "auto", notes.append)
+    assert [one.backend for one in models] == ["llama_cpp"]
+    assert len(notes) == 1
+    assert "openai is skipped: cannot be reached" in notes[0]
+    for one in models:
+        await one.model.close()
+    worker.close()
+
+
+async def test_auto_hands_over_at_run_time_and_counts_it() -> None:
+    async with model_server() as server, opened(settings(gate={"base_url": server.url, "adapter": "none", "context_tokens": 64})) as models:
+        assert isinstance(models.gate, FailoverGate)
+        assert len(await models.gate.judge([])) == 0
+        await lose(server, models)
+        assert models.failovers() == {"gate": 1, "resolver": 0}
+
+
+async def lose(server: ModelServer, models: Models) -> None:
+    """Break the server and judge a question all the same."""
+    assert models.gate is not None
+    (verdict,) = await models.gate.judge([QUESTION])
+    assert verdict.model == "base"
+    server.bad = plainly(503, b"")
+    (verdict,) = await models.gate.judge([QUESTION])
+    assert verdict.model.startswith("gemma")
+
+
+needs_ranker = pytest.mark.skipif(not (SHIPPED / "resolver" / "terms.txt").exists(), reason="no ranker is shipped")
+
+
+@needs_ranker
+async def test_the_resolver_takes_no_language_model_unless_one_is_named() -> None:
+    async with model_server() as server, opened(settings(gate={"backend": "openai", "base_url": server.url}, resolver={"backend": "auto"})) as models:
+        assert isinstance(models.resolver, EditResolver)
+
+
+@needs_ranker
+async def test_a_remote_resolver_writes_and_under_auto_the_ranker_stands_behind_it() -> None:
+    async with model_server() as server:
+        gate = {"backend": "openai", "base_url": server.url}
+        async with opened(settings(gate=gate, resolver={"backend": "openai", "base_url": server.url})) as models:
+            assert isinstance(models.resolver, GenerativeResolver)
+        async with opened(settings(gate=gate, resolver={"backend": "auto", "base_url": server.url})) as models:
+            assert isinstance(models.resolver, FailoverResolver)
+        async with opened(settings(gate=gate, resolver={"backend": "auto", "base_url": NOWHERE})) as models:
+            assert isinstance(models.resolver, EditResolver)
+            assert any("ranker alone" in note for note in models.notes)
+
+
+def test_an_address_is_shown_without_what_may_be_secret() -> None:
+    assert server_name("https://user:pass@llm.example.com:8443/v1?key=abc") == "https://llm.example.com:8443/v1"
+
+
+async def test_models_that_are_closed_refuse() -> None:
+    async with model_server(listed=lambda prompt: likely()) as server:
+        models = await open_models(settings(gate={"backend": "openai", "base_url": server.url}))
+        gate = models.gate
+        await models.close()
+        assert isinstance(gate, CascadeGate)
+        with pytest.raises(BackendError, match="closed"):
+            await gate._model.answer_logprobs([Prompt("", "", "x")], ("yes",))  # type: ignore[union-attr]
