@@ -72,7 +72,8 @@ def features(utterance: Utterance, earlier: Sequence[Message]) -> list[tuple[flo
                 partners |= own
     if spoken_to:
         partners = set()
-    rows, distance = [], len(earlier)
+    rows: list[tuple[float, ...]] = []
+    distance = len(earlier)
     for message, (addressed, asks, known), own in zip(earlier, facts, names, strict=True):
         rows.append(
             (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,6 +191,7 @@ async def _open_transformers(source: ModelSource) -> OpenedModel:
 
 async def _open_llama_cpp(source: ModelSource) -> OpenedModel:
     from core.gates.llama_cpp import LlamaCppModel
+    from core.gates.llama_engine import default_threads
 
     values = source.values
     # Under auto, a name that is no GGUF file is meant for another back end, and the packaged model steps in for it.
@@ -200,7 +200,7 @@ async def _open_llama_cpp(source: ModelSource) -> OpenedModel:
     shipped = source.shipped_adapter if not own and values.adapter == "shipped" else None
     adapter = gguf_file(source.adapter, source.section, "adapter") if source.adapter else shipped
     model = await LlamaCppModel.open(path, adapter, source.worker, context_tokens=values.context_tokens + PROMPT_RESERVE, threads=source.threads)
-    threads = source.threads or len(os.sched_getaffinity(0))
+    threads = source.threads or default_threads()
     return OpenedModel("llama_cpp", model, f"llama_cpp on {threads} CPU threads", shipped is not None)
 
 

@@ -61,15 +61,24 @@ class _Weights:
             del self.loaded[self._path]
 
 
+def default_threads() -> int:
+    """All cores that this process may use but one.
+
+    llama.cpp's threads wait for each other many times a token, by spinning: where anything else wants the last core, all of them stand still with the one
+    that lost it (ten times slower was seen).
+    """
+    return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
 class LlamaEngine:
-    """One context over a GGUF model. ``context_tokens``: longest prompt and continuation together; ``threads`` 0: all cores this process may use."""
+    """One context over a GGUF model. ``context_tokens``: longest prompt and continuation together; ``threads`` 0: see :func:`default_threads`."""
 
     def __init__(self, path: Path, adapter: Path | None = None, context_tokens: int = 1536, threads: int = 0) -> None:
         self._weights = _Weights.take(path)
         self._context: Any = None
         self._adapter: Any = None
         try:
-            self._open(adapter, context_tokens, threads or len(os.sched_getaffinity(0)))
+            self._open(adapter, context_tokens, threads or default_threads())
         except BaseException:
             self.close()
             raise

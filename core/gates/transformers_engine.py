@@ -40,8 +40,8 @@ class TransformersEngine:
             torch.set_num_threads(threads)
         self.device = pick_device(torch, device, section)
         self.dtype = torch.bfloat16 if self.device.startswith("cuda") else torch.float32
-        source, extra = _source(model)
         try:
+            source, extra = _source(model)
             config = transformers.AutoConfig.from_pretrained(source, **extra)
             text_config = config.get_text_config()
             trained = int(getattr(text_config, "max_position_embeddings", 0) or 0)
@@ -245,7 +245,11 @@ def _source(model: str) -> tuple[str, dict[str, Any]]:
     path = Path(model).expanduser()
     if path.suffix.lower() == ".gguf":
         return str(path.parent), {"gguf_file": path.name}
-    return (str(path), {"local_files_only": True}) if path.exists() else (model, {})
+    if path.exists():
+        return str(path), {"local_files_only": True}
+    if model.startswith(("/", ".", "~")) or model.count("/") > 1:
+        raise FileNotFoundError("no such folder")  # a path, and no hub name: do not ask the hub for it
+    return model, {}
 
 
 def _first_line(error: BaseException) -> str:

@@ -47,7 +47,7 @@ class Features:
 
 def features(texts: Sequence[str], embed: Callable[[str], Floats], buckets: int) -> Features:
     """Features of ``texts`` as :class:`core.head.HeadWeights` computes them."""
-    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
+    from scipy.sparse import csr_matrix
 
     shown = [" ".join(text.split()) for text in texts]
     values, columns, starts = list[float](), list[int](), [0]
@@ -62,7 +62,7 @@ def features(texts: Sequence[str], embed: Callable[[str], Floats], buckets: int)
 
 def fit_head(data: Features, labels: Flags, weights: Matrix, settings: HeadSettings, version: str = "", data_hash: str = "") -> HeadWeights:
     """A head fitted on all rows; ``weights`` (n) multiply their losses."""
-    from scipy.sparse import csr_matrix, hstack  # type: ignore[import-untyped]
+    from scipy.sparse import csr_matrix, hstack
     from sklearn.linear_model import LogisticRegression
 
     mean, scale = data.embedding.mean(0), data.embedding.std(0) + 1e-6

@@ -58,7 +58,8 @@ def main(path: Path, platforms: Sequence[str]) -> None:
         if (child := os.fork()) == 0:
             os.close(0)
             _run(config, platforms, float(line))
-        print(child, flush=True)
+        sys.stdout.write(f"{child}\n")
+        sys.stdout.flush()
 
 
 def _import_clients(platforms: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ from tests.adapters.wechat.loopback_puppet import LoopbackPuppet, pb
 from tests.bots.live_bot import ANTECEDENT, PRONOUN, rule_models
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 90.0
+PATIENCE = 120.0
 """Real seconds for what takes a few on an idle machine: others may hold the processors."""
 
 
@@ -174,6 +174,11 @@ def stored(config: Path, platform: str) -> list[str]:
         return []
 
 
+def database_bytes(config: Path) -> bytes:
+    """All that stands in the files of the database."""
+    return b"".join(path.read_bytes() for path in sorted(config.parent.glob("bot.db*")))
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -182,7 +187,7 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def living(config: Path, platforms: Sequence[str], clock: ScaledClock) -> AsyncIterator[Callable[[Callable[[], object]], Any]]:
-    """A bot in this process, with the rules of :mod:`tests.bots.live_bot` as models. Gives ``until(condition)``, which fails at once when the bot ends; stops the bot in the end."""
+    """A bot in this process, with the rules of :mod:`tests.bots.live_bot` as models. Gives ``until(condition)``, which fails at once when the bot ends."""
     stop = asyncio.Event()
     bot = asyncio.create_task(live(load_config(config, {}), platforms, stop, clock, rule_models()))
 
@@ -224,7 +229,8 @@ class MortalBot:
             await asyncio.wait_for(program.wait(), PATIENCE)
 
     async def start(self) -> None:
-        assert self._program.stdin is not None and self._program.stdout is not None
+        assert self._program.stdin is not None
+        assert self._program.stdout is not None
         self._program.stdin.write(f"{self._starts * self.LATER}\n".encode())
         self._pid = int(await asyncio.wait_for(self._program.stdout.readline(), PATIENCE))
         self._starts += 1
