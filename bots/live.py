@@ -86,7 +86,7 @@ def _tell_step(step: str) -> None:
 async def _serve_metrics(config: Config, spine: Spine, responder: Responder, adapters: Mapping[str, Adapter], metrics: Metrics, stack: AsyncExitStack) -> None:
     if config.web.port == 0:
         return
-    metrics.watch(Sources(adapters, spine.bus, spine.ingest, spine.pipeline, responder, spine.delivery, outbox=SqlOutbox(spine.database).counts))
+    metrics.watch(Sources(adapters, spine.bus, spine.ingest, spine.pipeline, responder, spine.delivery, failovers=spine.models.failovers, outbox=SqlOutbox(spine.database).counts))
     server = WebServer(make_app(Readiness(adapters, lambda: True), metrics), config.web.host, config.web.port)
     await server.start()
     stack.push_async_callback(server.stop)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import signal
 import socket
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,9 @@ from tests.bots.live_bot import ANTECEDENT, PRONOUN, rule_models
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0
 """Real seconds for what takes a few on an idle machine: others may hold the processors."""
+
+
+_MENTION = re.compile(r'^<at user_id="[^"]*"></at> ')
 
 
 class LoopbackAnswers:
@@ -64,7 +68,7 @@ class Wire(Protocol):
         """A member sends a message; the same id again is a repetition by the platform."""
 
     def shown(self) -> list[str]:
-        """Texts that the bot sent to the groups, each as often as members see it."""
+        """Texts that the bot sent to the groups without the mention of the asker, each as often as members see it."""
 
 
 class FeishuWire:
@@ -81,7 +85,7 @@ class FeishuWire:
         await self.server.push(f"{message_id}#{next(self._frames)}", text_event(message_id, text, chat, sender, at))
 
     def shown(self) -> list[str]:
-        return [message["text"] for message in self.server.messages.values()]
+        return [_MENTION.sub("", message["text"]) for message in self.server.messages.values()]
 
 
 class ResyncingPuppet(LoopbackPuppet):
@@ -153,6 +157,12 @@ def write_config(directory: Path, *, feishu: LoopbackFeishu | None = None, puppe
 def line(index: int) -> tuple[str, str]:
     """(sender, text) of the ``index``-th message of a conversation: each tenth is a question of somebody who says nothing else."""
     return (f"asker-{index}", f"第 {index} 个问题：{PRONOUN}怎么部署到 TX2？") if index % 10 == 5 else (f"member-{index % 7}", f"第 {index} 句，随便聊聊")
+
+
+async def talk(wire: Wire, indices: Iterable[int]) -> None:
+    for index in indices:
+        sender, text = line(index)
+        await wire.say(f"m{index}", text, sender)
 
 
 def answers_to(count: int) -> list[str]:

@@ -17,7 +17,7 @@ from adapters.feishu.check import EVENTS, SCOPES
 from tests.adapters.feishu.loopback import APP_SECRET, Failure, LoopbackFeishu
 from tests.adapters.feishu.test_long_run import watched_loop
 from tests.adapters.manual_clock import eventually
-from tests.bots.live_wires import PATIENCE, ROOT, FeishuWire, LoopbackAnswers, MortalBot, answers_to, database_bytes, line, living, rows, stored, system_clock, write_config
+from tests.bots.live_wires import PATIENCE, ROOT, FeishuWire, LoopbackAnswers, MortalBot, answers_to, database_bytes, line, living, rows, stored, system_clock, talk, write_config
 
 COUNT = 300
 Fault = Callable[[], Awaitable[None]]
@@ -128,16 +128,15 @@ async def test_killed_between_store_acknowledge_and_send_it_loses_nothing_and_sa
             feishu.kill = bot.kill
             for part, death in enumerate(feishu.deaths):
                 feishu.next_death = death
-                for index in range(10 * part, 10 * part + 10):
-                    sender, text = line(index)
-                    await wire.say(f"m{index}", text, sender)
+                talking = asyncio.create_task(talk(wire, range(10 * part, 10 * part + 10)))  # goes on while the bot is down
                 await bot.restart_after(part + 1)
+                await asyncio.wait_for(talking, PATIENCE)
             await eventually(lambda: len(stored(config, "feishu")) >= 40 and rows(config, "SELECT count(*) FROM replies WHERE state = 'sent'") == [(4,)], PATIENCE)
             await bot.finish()
         assert sorted(stored(config, "feishu")) == sorted(f"m{index}" for index in range(40))
         assert sorted(wire.shown()) == answers_to(40)
         sent = [call.body["uuid"] for call in feishu.calls if call.path.startswith("/open-apis/im/v1/messages")]
-        assert max(map(sent.count, sent)) == 2  # it was sent again, and the platform knew the key
+        assert max(map(sent.count, sent)) > 1  # it was sent again, and the platform knew the key
 
 
 async def test_groups_that_are_not_named_and_members_who_opt_out_leave_no_trace(tmp_path: Path) -> None:
