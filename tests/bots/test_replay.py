@@ -42,7 +42,7 @@ def contents(database: Path) -> dict[str, list[tuple[Any, ...]]]:
     return found
 
 
-def chat(path: Path, count: int = 4000, seed: int = 3) -> Path:
+def chat(path: Path, count: int = 2400, seed: int = 3) -> Path:
     """A chat in which members talk into each other's half sentences, in three groups."""
     dice = random.Random(seed)
     clock = 1_772_400_000.0
@@ -84,7 +84,7 @@ def test_a_recalled_message_is_nowhere(tmp_path: Path) -> None:
         assert text not in everything
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_killed_anywhere_and_started_again_the_database_ends_the_same(tmp_path: Path, seed: int) -> None:
     log = chat(tmp_path / "chat.jsonl")
     assert replay(tmp_path / "whole.db", str(log)).returncode == 0
@@ -92,7 +92,7 @@ def test_killed_anywhere_and_started_again_the_database_ends_the_same(tmp_path: 
     kills = 0
     for _ in range(40):
         process = subprocess.Popen(command(killed, str(log)), cwd=ROOT, env=environment(killed), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        goal = stored(killed) + dice.randrange(1, 1200)
+        goal = stored(killed) + dice.randrange(1, 900)
         while process.poll() is None and stored(killed) < goal:
             time.sleep(0.001)
         if process.poll() is not None:
