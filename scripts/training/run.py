@@ -85,7 +85,9 @@ def _held_out(samples: Sequence[Sample], settings: TrainSettings) -> list[bool]:
     if settings.validation <= 0:
         return [False] * len(samples)
     folds = max(2, round(1 / settings.validation))
-    return [fold_of(sample, folds) == 0 for sample in samples]
+    numbers = [fold_of(sample, folds) for sample in samples]
+    held = min(numbers, default=0)  # the first fold that is not empty: few authors may leave some empty
+    return [number == held for number in numbers]
 
 
 def train(data: list[Path], base_name: str, out: Path, settings: TrainSettings, on_progress: Callable[[Progress], None], init_adapter: Path | None = None) -> Outcome:
