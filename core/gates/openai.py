@@ -128,9 +128,11 @@ class OpenAiModel:
 
     async def count_tokens(self, text: str) -> int:
         """By the server's own tokeniser where it offers one (vLLM, llama-server, llama_cpp.server); BackendError where it does not."""
+        if not text:
+            return 0
         root = self._base.rsplit("/v1", 1)[0]
-        ways = [self._counter] if self._counter else [(f"{root}/extras/tokenize/count", "input", "count"), (f"{root}/tokenize", "prompt", "count"), (f"{root}/tokenize",
-        "content", "tokens")]
+        known = [(f"{root}/extras/tokenize/count", "input", "count"), (f"{root}/tokenize", "prompt", "count"), (f"{root}/tokenize", "content", "tokens")]
+        ways = [self._counter] if self._counter else known
         for way in ways:
             url, key, result = way
             body: dict[str, Any] = {"model": self.name, key: text}
@@ -143,7 +145,7 @@ class OpenAiModel:
                     raise
                 continue
             value = answered.get(result) if isinstance(answered, dict) else None
-            if isinstance(value, int) or (isinstance(value, list) and (value or not text)):
+            if isinstance(value, int) or (isinstance(value, list) and value):
                 self._counter = way
                 return value if isinstance(value, int) else len(value)
         raise BackendError(BACKEND, "the server offers no tokeniser")
