@@ -12,7 +12,6 @@ import re
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from operator import mul
 
 from core.addressing import addressees
 from core.messages import ContextLine, ConversationKey, Message, Question, Utterance
@@ -25,12 +24,40 @@ FEATURES = ("reply_target", "log_distance", "log_minutes", "same_sender", "addre
 #: Fitted weights, one for each of :data:`FEATURES`. A quoted message always comes first.
 WEIGHTS = (20.0, -1.61, -0.91, 2.31, 3.66, 1.47, 0.87, 1.89, 0.31)
 
+_LOG_DISTANCES = [math.log1p(distance) for distance in range(HORIZON, 0, -1)]
 _TERM = re.compile(r"[a-z0-9][a-z0-9_.+\-]{2,}|[\u4e00-\u9fff]{2,}")
 _ASKS = re.compile(r"[?？]|[吗么呢]\s*$|怎么|什么|为啥|为什么|如何")
 _COMMON = frozenset(
     {
-        "the", "and", "for", "you", "that", "this", "with", "have", "are", "was", "not", "but", "can", "what",
-        "how", "just", "like", "get", "any", "all", "one", "from", "out", "has", "don't", "i'm", "it's", "yes", "will",
+        "the",
+        "and",
+        "for",
+        "you",
+        "that",
+        "this",
+        "with",
+        "have",
+        "are",
+        "was",
+        "not",
+        "but",
+        "can",
+        "what",
+        "how",
+        "just",
+        "like",
+        "get",
+        "any",
+        "all",
+        "one",
+        "from",
+        "out",
+        "has",
+        "don't",
+        "i'm",
+        "it's",
+        "yes",
+        "will",
     }
 )
 
@@ -55,46 +82,54 @@ def _facts(text: str) -> tuple[frozenset[str], bool, frozenset[str]]:
     return frozenset(addressees(text)), bool(_ASKS.search(text)), terms(text)
 
 
+@lru_cache(maxsize=8192)
+def _names(sender_name: str, sender_id: str) -> frozenset[str]:
+    return frozenset(name.casefold() for name in (sender_name, sender_id) if name)
+
+
 def features(utterance: Utterance, earlier: Sequence[Message]) -> list[tuple[float, ...]]:
-    """Features of each earlier message (oldest first) as antecedent of ``utterance``. Shape (len(earlier), len(FEATURES))."""
+    """Features of each earlier message (oldest first) as antecedent of ``utterance``. Shape (len(earlier), len(FEATURES)).
+
+    This runs for every question, so it is built column by column.
+    """
+    count = len(earlier)
     spoken_to, _, asked_terms = _facts(utterance.text)
     spoken_to |= {mention.casefold() for mention in utterance.mentions}
     reply_to, asker_id, started = utterance.reply_to, utterance.sender_id, utterance.started_at
-    asker = {name.casefold() for name in (utterance.sender_name, asker_id) if name}
+    asker = _names(utterance.sender_name, asker_id)
     facts = [_facts(message.text) for message in earlier]
-    names = [{message.sender_name.casefold(), message.sender_id.casefold()} - {""} for message in earlier]
+    names = [_names(message.sender_name, message.sender_id) for message in earlier]
+    speaks_to_asker = [bool(addressed) and not asker.isdisjoint(addressed) for addressed, _, _ in facts]
     partners: set[str] = set()  # whom the asker addressed lately, and who addressed the asker
-    for message, (addressed, _, _), own in zip(earlier, facts, names, strict=True):
-        if addressed:
-            if message.sender_id == asker_id:
+    if not spoken_to:
+        for message, (addressed, _, _), own, to_asker in zip(earlier, facts, names, speaks_to_asker, strict=True):
+            if addressed and message.sender_id == asker_id:
                 partners |= addressed
-            elif not asker.isdisjoint(addressed):
+            elif to_asker:
                 partners |= own
-    if spoken_to:
-        partners = set()
-    rows: list[tuple[float, ...]] = []
-    distance = len(earlier)
-    for message, (addressed, asks, known), own in zip(earlier, facts, names, strict=True):
-        rows.append(
-            (
-                float(message.message_id == reply_to),
-                math.log1p(distance),
-                math.log1p(max(0.0, (started - message.sent_at).total_seconds()) / 60),
-                float(message.sender_id == asker_id),
-                float(not own.isdisjoint(spoken_to)),
-                float(not asker.isdisjoint(addressed)),
-                min(3.0, float(len(asked_terms & known))),
-                float(not own.isdisjoint(partners)),
-                float(asks),
-            )
-        )
-        distance -= 1
-    return rows
+    nothing = [0.0] * count
+    seconds = [(started - message.sent_at).total_seconds() for message in earlier]
+    columns = (
+        [float(message.message_id == reply_to) for message in earlier] if reply_to else nothing,
+        _LOG_DISTANCES[HORIZON - count :] if count <= HORIZON else [math.log1p(distance) for distance in range(count, 0, -1)],
+        [math.log1p(gap / 60) if gap > 0 else 0.0 for gap in seconds],
+        [float(message.sender_id == asker_id) for message in earlier],
+        [float(not own.isdisjoint(spoken_to)) for own in names] if spoken_to else nothing,
+        [float(to_asker) for to_asker in speaks_to_asker],
+        [float(min(3, len(asked_terms & known))) for _, _, known in facts] if asked_terms else nothing,
+        [float(not own.isdisjoint(partners)) for own in names] if partners else nothing,
+        [float(asks) for _, asks, _ in facts],
+    )
+    return list(zip(*columns, strict=True))
 
 
 def rank(utterance: Utterance, earlier: Sequence[Message]) -> list[int]:
     """Indices of ``earlier`` (oldest first), likeliest antecedent first; of equals the latest."""
-    scores = [sum(map(mul, WEIGHTS, row)) for row in features(utterance, earlier)]
+    target, distance, minutes, same, addressed, to_asker, shared, before, asks = WEIGHTS
+    scores = [
+        target * a + distance * b + minutes * c + same * d + addressed * e + to_asker * f + shared * g + before * h + asks * i
+        for a, b, c, d, e, f, g, h, i in features(utterance, earlier)
+    ]
     return sorted(range(len(earlier)), key=lambda i: (-scores[i], -i))
 
 

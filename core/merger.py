@@ -66,6 +66,7 @@ class _Open:
     last_at: datetime
     chars: int
     others: int = 0
+    deadline: datetime | None = None  # as long as neither the messages nor the number of others changed it
 
     @property
     def first_at(self) -> datetime:
@@ -100,11 +101,13 @@ class Merger:
             conversation.open[message.sender_id] = _Open([message], message.sent_at, len(message.text))
         else:
             mine.messages.append(message)
-            mine.last_at, mine.chars, mine.others = max(mine.last_at, message.sent_at), mine.chars + len(message.text), 0
+            mine.last_at, mine.chars, mine.others, mine.deadline = max(mine.last_at, message.sent_at), mine.chars + len(message.text), 0, None
             conversation.open[message.sender_id] = mine
         for sender, other in conversation.open.items():
             if sender != message.sender_id:
                 other.others += 1
+                if other.others < len(INTERRUPTED) + 1:  # more of them shorten the window no further
+                    other.deadline = None
         conversation.seen_until = max(conversation.seen_until or message.sent_at, message.sent_at)
         closed += self._close(conversation, conversation.seen_until)
         return sorted(closed, key=lambda u: (u.started_at, u.id))
@@ -121,8 +124,10 @@ class Merger:
         return rules.same_utterance(last.text, message.text, gap, mine.others)
 
     def _deadline(self, item: _Open) -> datetime:
-        wait = self.rules.wait_after(item.messages[-1].text, item.others)
-        return min(item.last_at + timedelta(seconds=wait), item.first_at + timedelta(seconds=self.rules.max_wait))
+        if item.deadline is None:
+            wait = self.rules.wait_after(item.messages[-1].text, item.others)
+            item.deadline = min(item.last_at + timedelta(seconds=wait), item.first_at + timedelta(seconds=self.rules.max_wait))
+        return item.deadline
 
     def _close(self, conversation: _Conversation, now: datetime) -> list[Utterance]:
         due = [sender for sender, item in conversation.open.items() if self._deadline(item) < now]
@@ -141,7 +146,7 @@ class Merger:
         """Forget a recalled message that is still in an open utterance."""
         open_ = self._conversations.get(conversation, _Conversation()).open
         for sender, item in list(open_.items()):
-            item.messages = [message for message in item.messages if message.message_id != message_id]
+            item.messages, item.deadline = [message for message in item.messages if message.message_id != message_id], None
             if not item.messages:
                 del open_[sender]
 

@@ -5,6 +5,7 @@ Rules are tried in order; the first that fires decides, and its name is kept wit
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import regex
@@ -14,9 +15,12 @@ _I = regex.IGNORECASE
 
 @dataclass(frozen=True, slots=True)
 class Rule:
+    """``script``: the letters without which the pattern cannot match, "han", "latin" or "" for none."""
+
     name: str
     keeps: bool
     pattern: regex.Pattern[str]
+    script: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,11 @@ class Examined:
 
 
 def _rule(name: str, keeps: bool, *alternatives: str) -> Rule:
-    return Rule(name, keeps, regex.compile("|".join(f"(?:{alternative})" for alternative in alternatives), _I))
+    script = {"zh": "han", "en": "latin"}.get(name[:2], "")
+    return Rule(name, keeps, regex.compile("|".join(f"(?:{alternative})" for alternative in alternatives), _I), script)
 
+
+_LETTERS = {"han": re.compile(r"[\u2e80-\U0003ffff]"), "latin": re.compile(r"[A-Za-z\u0130\u017f\u212a]")}  # the latter three fold to ASCII letters
 
 _PLACEHOLDER = r"\[(?:图片|表情|文件|语音|视频|捂脸|旺柴|强|链接|动画表情|image|sticker|file|video|audio|[\p{Han}A-Za-z]{1,6})\]"
 
@@ -67,9 +74,10 @@ class QuestionFilter:
         text = text.strip()
         if len(text) > self._max:
             return Examined(False, "too_long")
-        if sum(1 for char in text if char.isalnum()) < self._min:
+        if sum(map(str.isalnum, text)) < self._min:
             return Examined(False, "too_short")
+        missing = {script for script, letter in _LETTERS.items() if not letter.search(text)}
         for rule in self._rules:
-            if rule.pattern.search(text):
+            if rule.script not in missing and rule.pattern.search(text):
                 return Examined(rule.keeps, rule.name)
         return Examined(False, "nothing_asked")
