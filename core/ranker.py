@@ -1,8 +1,8 @@
-"""Ranking candidate antecedents with shipped gradient-boosted trees, and how sure the first one is.
+"""Ranking candidate antecedents with shipped models, and how sure the first one is.
 
-Two gradient-boosted models in LightGBM's text format, evaluated with numpy alone: ``lines.txt`` gives each earlier line the probability that it
-names the antecedent, ``terms.txt`` scores each candidate
-term (lambdarank). ``meta.json`` holds the logistic model of P(the first term is right), word frequencies, threshold, version and the hash of the training data.
+Two gradient-boosted models (:mod:`core.trees`): ``lines.txt`` gives each earlier line the probability that it names the antecedent, ``terms.txt`` scores each
+candidate term (lambdarank). A language model may judge the best of them (:mod:`core.antecedent_judge`). ``meta.json`` holds the logistic models of P(the first term is
+right), with and without the judge, how both scores are combined, word frequencies, thresholds, version and the hash of the training data.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Embed, Scene, line_features, term_features, terms_of
+from core.antecedent_judge import shortlist
 from core.antecedents import Term, tokenise
 from core.errors import InputError
 from core.grounding import squeeze
 from core.messages import Question
+from core.trees import Array, Trees
 
-Array = NDArray[np.float64]
-RANKER_FORMAT = 1
+RANKER_FORMAT = 2
 
 # fmt: off
 CONFIDENCE_COLUMNS = [
@@ -38,69 +38,12 @@ CONFIDENCE_FEATURES = (
     *["score", "margin", "share_of_kin", "share_of_lines", "share", "line_first", "line_margin", "line_three", "line_of_term", "line_share", "n_terms", "n_lines"],
     *CONFIDENCE_COLUMNS,
 )
-
-_NAN_MISSING, _ZERO_MISSING, _DEFAULT_LEFT, _CATEGORICAL = 8, 4, 2, 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Tree:
-    feature: NDArray[np.int64]
-    threshold: Array
-    decision: NDArray[np.int64]
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    leaf: Array
-
-    def __call__(self, rows: Array) -> Array:
-        if not len(self.feature):
-            return np.full(len(rows), self.leaf[0])
-        node = np.zeros(len(rows), dtype=np.int64)
-        active = np.arange(len(rows))
-        while len(active):
-            at = node[active]
-            value = rows[active, self.feature[at]]
-            missing = np.isnan(value)
-            value = np.where(missing & ((self.decision[at] & _NAN_MISSING) == 0), 0.0, value)
-            default = ((self.decision[at] & _NAN_MISSING) != 0) & missing
-            goes_left = np.where(default, (self.decision[at] & _DEFAULT_LEFT) != 0, value <= self.threshold[at])
-            node[active] = np.where(goes_left, self.left[at], self.right[at])
-            active = active[node[active] >= 0]
-        return self.leaf[~node]
-
-
-class Trees:
-    """A LightGBM model in text form without categorical features. Calling it gives raw scores, or probabilities where it was trained as a binary classifier."""
-
-    def __init__(self, text: str, source: str = "model") -> None:
-        head, *blocks = text.split("\nTree=")
-        self.binary = "objective=binary" in head
-        try:
-            self.names = next(line for line in head.splitlines() if line.startswith("feature_names=")).partition("=")[2].split()
-            self._trees = [_parse_tree(block) for block in blocks]
-        except (StopIteration, KeyError, ValueError) as error:
-            raise InputError(source, f"not a LightGBM text model ({error})", "Train it again: python -m scripts.training.ranker") from None
-
-    def __call__(self, rows: Array) -> Array:
-        total = np.zeros(len(rows))
-        for tree in self._trees:
-            total += tree(rows)
-        return 1.0 / (1.0 + np.exp(-total)) if self.binary else total
-
-
-def _parse_tree(block: str) -> _Tree:
-    fields = dict(line.split("=", 1) for line in block.split("\n\n", 1)[0].splitlines() if "=" in line)
-    decision = np.array(fields.get("decision_type", "").split(), dtype=np.int64)
-    if (decision & _CATEGORICAL).any() or (decision & _ZERO_MISSING).any():
-        raise ValueError("categorical features and missing zeros are not supported")
-    ints = {key: np.array(fields.get(key, "").split(), dtype=np.int64) for key in ("split_feature", "left_child", "right_child")}
-    return _Tree(
-        ints["split_feature"],
-        np.array(fields.get("threshold", "").split(), dtype=float),
-        decision,
-        ints["left_child"],
-        ints["right_child"],
-        np.array(fields["leaf_value"].split(), dtype=float),
-    )
+# fmt: off
+JUDGED_FEATURES = (
+    "margin", "share_of_kin", "share", "judge_first", "judge_margin", "judge_best", "score_margin", "plain_log_odds", "ranker_agrees", "line_first", "line_margin", "line_of_term",
+    "n_terms", "n_lines", "tag_latin", "length", "rarity", "best_distance", "question_length", "question_pronoun", "question_has_head", "question_latin", "rank_rivals_nearer",
+)
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +58,22 @@ class Ranking:
         """The share of the best term that stands in ``text``; 0 when none does."""
         held = squeeze(text)
         return next((share for term, share in zip(self.terms, self.shares, strict=True) if term.key in held), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What the trees make of a question: its candidate terms with features (n, len(TERM_FEATURES)) and scores (n,), and the probabilities of its lines (m,)."""
+
+    scene: Scene
+    terms: tuple[Term, ...]
+    rows: Array
+    scores: Array
+    line_scores: Array
+
+    @property
+    def shortlist(self) -> list[int]:
+        """Indices of the terms that a judge is asked about, best first."""
+        return shortlist(self.scores)
 
 
 def softmax(scores: Array) -> Array:
@@ -149,6 +108,27 @@ def confidence_features(terms: Sequence[Term], scores: Array, line_scores: Array
     ])  # fmt: skip
 
 
+def judged_features(found: Candidates, combined: Array, margins: Array, plain: float) -> Array:
+    """What tells whether the first term of a judged shortlist is right, (len(JUDGED_FEATURES),).
+
+    ``combined`` and ``margins`` are of the shortlist (k,), ``plain`` is the confidence without judge.
+    """
+    chosen = found.shortlist
+    order = np.argsort(-combined, kind="stable")
+    best, share = order[0], softmax(combined)
+    keys = [found.terms[index].key for index in chosen]
+    kin = [i for i, key in enumerate(keys) if key in keys[best] or keys[best] in key]
+    rival = next((i for i in order if i not in kin), None)
+    ranked = np.sort(found.line_scores)[::-1]
+    scores, column = found.scores[chosen], dict(zip(TERM_FEATURES, found.rows[chosen[best]], strict=True))
+    gaps = [float(values[best] - (values[rival] if rival is not None else values.min() - 1.0)) for values in (combined, margins, scores)]
+    return np.array([
+        gaps[0], share[kin].sum(), share[best], margins[best], gaps[1], margins.max(), gaps[2], math.log(max(plain, 1e-6) / max(1.0 - plain, 1e-6)), 0 in kin,
+        ranked[0], ranked[0] - (ranked[1] if len(ranked) > 1 else 0.0), found.line_scores[found.terms[chosen[best]].lines].max(), len(found.terms), len(found.line_scores),
+        *(column[name] for name in JUDGED_FEATURES[14:]),
+    ])  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Logistic:
     """Logistic regression on standardised features."""
@@ -167,13 +147,31 @@ class Logistic:
         return cls(np.array(data["mean"]), np.array(data["scale"]), np.array(data["weights"]), float(data["bias"]))
 
 
+@dataclass(frozen=True, slots=True)
+class JudgedModel:
+    """How scores of the trees and margins of a judge become one ranking; ``threshold`` is the least confidence of an accepted rewrite."""
+
+    score_weight: float
+    margin_weight: float
+    confidence: Logistic
+    threshold: float
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> JudgedModel:
+        return cls(float(data["score_weight"]), float(data["margin_weight"]), Logistic.of(data["confidence"]), float(data["threshold"]))
+
+    def combine(self, scores: Array, margins: Array) -> Array:
+        return self.score_weight * scores + self.margin_weight * margins
+
+
 class AntecedentRanker:
-    """The models of a folder. ``threshold`` is the shipped least confidence of an accepted rewrite."""
+    """The models of a folder. ``threshold`` is the shipped least confidence of an accepted rewrite without a judge, that of ``judged`` the one with it."""
 
     def __init__(self, lines: Trees, terms: Trees, meta: dict[str, Any]) -> None:
         self._lines, self._terms, self._confidence = lines, terms, Logistic.of(meta["confidence"])
         self._rarity = rarity_table(meta["word_frequency"], int(meta["windows"]))
         self.version, self.threshold = str(meta["version"]), float(meta["threshold"])
+        self.judged = JudgedModel.of(meta["judged"]) if meta.get("judged") else None
 
     @classmethod
     def load(cls, folder: Path) -> AntecedentRanker:
@@ -186,13 +184,17 @@ class AntecedentRanker:
         except json.JSONDecodeError as error:
             raise InputError(str(folder / "meta.json"), f"not JSON ({error.msg})", "Reinstall doujie, or train it: python -m scripts.training.ranker") from None
         columns = [list(LINE_FEATURES), list(TERM_FEATURES), list(CONFIDENCE_FEATURES)]
-        if meta.get("format") != RANKER_FORMAT or [*(model.names for model in models), meta["confidence"]["features"]] != columns:
+        judged = meta.get("judged") or {"confidence": {"features": list(JUDGED_FEATURES)}}
+        fits = [*(model.names for model in models), meta["confidence"]["features"]] == columns and judged["confidence"]["features"] == list(JUDGED_FEATURES)
+        if meta.get("format") != RANKER_FORMAT or not fits:
             raise InputError(str(folder), "these models were made for other features", "Train them again: python -m scripts.training.ranker")
         return cls(models[0], models[1], meta)
 
-    def rank(self, question: Question, embed: Embed | None) -> Ranking | None:
-        """Candidate antecedents of ``question``; None when its context holds none. ``embed`` gives unit vectors of texts, (n, d); without it the
-        similarity columns are missing values."""
+    def candidates(self, question: Question, embed: Embed | None) -> Candidates | None:
+        """Candidate antecedents of ``question``, scored; None when its context holds none.
+
+        ``embed`` gives unit vectors of texts, (n, d); without it the similarity columns are missing values.
+        """
         scene = Scene.of(question.text, question.sender, question.context)
         terms = terms_of(scene) if scene.lines else []
         if not terms:
@@ -200,8 +202,23 @@ class AntecedentRanker:
         lines, _, _ = line_features(scene, embed)
         line_scores = self._lines(lines)
         rows = term_features(scene, terms, lines, line_scores, self._rarity)
-        scores = self._terms(rows)
-        sure = self._confidence(confidence_features(terms, scores, line_scores, rows))
-        order = np.argsort(-scores)
-        shares = softmax(scores)[order]
-        return Ranking(tuple(terms[index] for index in order), tuple(float(share) for share in shares), sure)
+        return Candidates(scene, tuple(terms), rows, self._terms(rows), line_scores)
+
+    def rank(self, found: Candidates) -> Ranking:
+        """By the trees alone."""
+        order = np.argsort(-found.scores, kind="stable")
+        shares = softmax(found.scores)[order]
+        return Ranking(tuple(found.terms[index] for index in order), tuple(float(share) for share in shares), self._plain_confidence(found))
+
+    def rank_judged(self, found: Candidates, margins: Sequence[float]) -> Ranking:
+        """The shortlist by trees and judge together. ``margins``: log-odds of yes, one for each of the shortlist. Only where ``judged`` is there."""
+        assert self.judged is not None
+        chosen, judged = found.shortlist, np.asarray(margins, dtype=float)
+        combined = self.judged.combine(found.scores[chosen], judged)
+        sure = self.judged.confidence(judged_features(found, combined, judged, self._plain_confidence(found)))
+        order = np.argsort(-combined, kind="stable")
+        shares = softmax(combined)[order]
+        return Ranking(tuple(found.terms[chosen[index]] for index in order), tuple(float(share) for share in shares), sure)
+
+    def _plain_confidence(self, found: Candidates) -> float:
+        return self._confidence(confidence_features(found.terms, found.scores, found.line_scores, found.rows))

@@ -1,8 +1,7 @@
 """Rewriting a question so that it stands alone, or saying why not.
 
-Two ways, one acceptance rule (:mod:`core.grounding`): :class:`EditResolver` ranks the names and noun phrases of the conversation and puts the best
-one into the question, which takes no language model;
-:class:`GenerativeResolver` lets a language model write freely and asks the ranker whether it agrees.
+Two ways, one acceptance rule (:mod:`core.grounding`): :class:`EditResolver` ranks the names and noun phrases of the conversation, lets a small language model judge the
+likeliest, and puts the best one into the question; :class:`GenerativeResolver` lets a language model write freely and asks the ranker whether it agrees.
 """
 
 from __future__ import annotations
@@ -18,13 +17,15 @@ import structlog
 from numpy.typing import NDArray
 
 from core.antecedent_features import Embed
+from core.antecedent_judge import NO, YES, branch, judge_prompt
 from core.edit import place
+from core.errors import BackendError
 from core.gates.worker import ModelWorker
 from core.grounding import check, refusal
 from core.head import load_encoder
 from core.messages import Question, RefusalReason, Resolution
-from core.ports import LanguageModel
-from core.ranker import AntecedentRanker, Ranking
+from core.ports import LanguageModel, Prompt
+from core.ranker import AntecedentRanker, Candidates, Ranking
 from core.resolver_prompts import rewrite_prompt
 
 log = structlog.get_logger(__name__)
@@ -60,16 +61,28 @@ class CachedEmbedding:
 
 
 class EditResolver:
-    """Implements :class:`core.ports.Resolver` with the ranker and one edit. ``min_confidence`` None: the shipped threshold."""
+    """Implements :class:`core.ports.Resolver` with the ranker, a judge where there is one, and one edit.
 
-    def __init__(self, ranker: AntecedentRanker, embed: Embed | None, worker: ModelWorker, min_confidence: float | None = None, model: LanguageModel | None = None) -> None:
-        self._ranker, self._embed, self._worker, self._model = ranker, embed, worker, model
-        self._min_confidence = ranker.threshold if min_confidence is None else min_confidence
+    ``judge`` is a language model with the adapter of :mod:`core.antecedent_judge`; while it fails, the ranker decides alone. ``min_confidence`` None: the shipped thresholds.
+    """
+
+    def __init__(self, ranker: AntecedentRanker, embed: Embed | None, worker: ModelWorker, min_confidence: float | None = None, judge: LanguageModel | None = None) -> None:
+        self._ranker, self._embed, self._worker, self._judge = ranker, embed, worker, judge
+        self._min_confidence = min_confidence
 
     async def resolve(self, question: Question) -> Resolution:
         """The best term that passes the acceptance rule, or the reason why there is none."""
         started = time.perf_counter()
-        reason, candidate, confidence, invented = await self._worker.run(self._edit, question)
+        reason: RefusalReason | None = RefusalReason.NO_CONTEXT if not question.context else RefusalReason.NO_CANDIDATE
+        candidate: str | None = None
+        confidence, adapter = 0.0, ""
+        invented: tuple[str, ...] = ()
+        found = await self._worker.run(self._ranker.candidates, question, self._embed) if question.context else None
+        if found is not None:
+            ranking, threshold, adapter = await self._rank(found)
+            candidate, confidence = place(question.text, ranking.terms[0].text), ranking.confidence
+            reason, grounding = refusal(question, candidate, confidence, threshold)
+            invented = grounding.invented
         return Resolution(
             candidate=candidate,
             rewrite=candidate if reason is None else None,
@@ -77,23 +90,33 @@ class EditResolver:
             model=f"ranker {self._ranker.version}",
             prompt_version=EDIT_VERSION,
             reason=reason,
+            adapter=adapter,
             latency_ms=(time.perf_counter() - started) * 1000.0,
             invented=invented,
         )
 
-    def _edit(self, question: Question) -> tuple[RefusalReason | None, str | None, float, tuple[str, ...]]:
-        if not question.context:
-            return RefusalReason.NO_CONTEXT, None, 0.0, ()
-        ranking = self._ranker.rank(question, self._embed)
-        if ranking is None:
-            return RefusalReason.NO_CANDIDATE, None, 0.0, ()
-        candidate = place(question.text, ranking.terms[0].text)
-        reason, found = refusal(question, candidate, ranking.confidence, self._min_confidence)
-        return reason, candidate, ranking.confidence, found.invented
+    async def _rank(self, found: Candidates) -> tuple[Ranking, float, str]:
+        """(ranking, least confidence, adapter of the judge that took part)."""
+        own = self._min_confidence
+        if self._judge is not None and self._ranker.judged is not None:
+            try:
+                margins = await self._margins(found, self._judge)
+            except BackendError as error:
+                log.warning("judge_failed", backend=error.backend, problem=error.problem, effect="the ranker decides alone")
+            else:
+                ranking = await self._worker.run(self._ranker.rank_judged, found, margins)
+                return ranking, self._ranker.judged.threshold if own is None else own, self._judge.adapter
+        return await self._worker.run(self._ranker.rank, found), self._ranker.threshold if own is None else own, ""
+
+    async def _margins(self, found: Candidates, judge: LanguageModel) -> list[float]:
+        """Log-odds of yes of each term of the shortlist."""
+        read = judge_prompt(found.scene, found.line_scores)
+        prompts = [Prompt(fixed="", context=read, tail=branch(found.terms[index])) for index in found.shortlist]
+        return [yes - no for yes, no in await judge.answer_logprobs(prompts, (YES, NO))]
 
     async def close(self) -> None:
-        if self._model is not None:
-            await self._model.close()
+        if self._judge is not None:
+            await self._judge.close()
 
 
 class GenerativeResolver:
@@ -127,8 +150,8 @@ class GenerativeResolver:
         candidate = generation.text.strip()
         confidence = math.exp(sum(generation.logprobs) / len(generation.logprobs)) if generation.logprobs else 0.0
         if self._ranker is not None and candidate:
-            ranking = await self._worker.run(self._ranker.rank, question, self._embed)
-            confidence *= agreement(question, candidate, ranking)
+            candidates = await self._worker.run(self._ranker.candidates, question, self._embed)
+            confidence *= agreement(question, candidate, self._ranker.rank(candidates) if candidates else None)
         reason, found = refusal(question, candidate, confidence, self._min_confidence)
         return self._resolution(candidate or None, confidence, reason, started, found.invented)
 
@@ -163,7 +186,7 @@ async def open_resolver(
 ) -> EditResolver | GenerativeResolver:
     """The resolver with the ranker in the folder ``shipped``; called by :mod:`core.gates.factory`.
 
-    ``generative``: ``model`` writes freely (a large remote model); else the ranker edits and ``model`` is only kept to be closed. ``min_confidence`` None: the shipped threshold.
+    ``generative``: ``model`` writes freely (a large remote model); else it judges candidates and the best one is edited in. ``min_confidence`` None: the shipped threshold.
 
     :raises InputError: when the ranker's files are missing or do not fit.
     """

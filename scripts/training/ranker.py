@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ ROUNDS = 150
 #: Weight of a question that needs no resolution: the gate lets about one in seven of them through.
 STANDS_ALONE_WEIGHT = 0.15
 MOST_WRONG = 0.15
+CONFIDENCE_PENALTY = 0.05
 
 
 @dataclass(slots=True)
@@ -67,14 +69,14 @@ def fit_terms(found: Sequence[Case], rows: Sequence[Array], seed: int) -> Any:
     return _fit(TERM_SETTINGS, [part for _, part in known], [case.grades for case, _ in known], TERM_FEATURES, seed)
 
 
-def fit_confidence(rows: Array, right: NDArray[np.bool_], weights: Array) -> dict[str, Any]:
-    """Logistic regression as plain numbers, the form of :class:`core.ranker.Logistic`."""
+def fit_logistic(rows: Array, right: NDArray[np.bool_], weights: Array, names: Sequence[str], penalty: float) -> dict[str, Any]:
+    """Logistic regression as plain numbers, the form of :class:`core.ranker.Logistic`. ``penalty`` is scikit-learn's C."""
     from sklearn.linear_model import LogisticRegression
 
     clean = np.nan_to_num(rows, nan=0.0)
     mean, scale = clean.mean(axis=0), clean.std(axis=0) + 1e-9
-    model = LogisticRegression(C=0.05, max_iter=1000).fit((clean - mean) / scale, right, sample_weight=weights)
-    return {"features": list(CONFIDENCE_FEATURES), "mean": mean.tolist(), "scale": scale.tolist(), "weights": model.coef_[0].tolist(), "bias": float(model.intercept_[0])}
+    model = LogisticRegression(C=penalty, max_iter=1000).fit((clean - mean) / scale, right, sample_weight=weights)
+    return {"features": list(names), "mean": mean.tolist(), "scale": scale.tolist(), "weights": model.coef_[0].tolist(), "bias": float(model.intercept_[0])}
 
 
 def out_of_fold(found: Sequence[Case], folds: NDArray[np.int64], rarity: Callable[[str], float], seed: int, shuffle_labels: bool = False) -> Scored:
@@ -106,7 +108,7 @@ def out_of_fold(found: Sequence[Case], folds: NDArray[np.int64], rarity: Callabl
     confidence = np.zeros(len(found))
     for part in parts:
         train = folds != part
-        logistic = Logistic.of(fit_confidence(confidence_rows[train], right[train], weights[train]))
+        logistic = Logistic.of(fit_logistic(confidence_rows[train], right[train], weights[train], CONFIDENCE_FEATURES, CONFIDENCE_PENALTY))
         for index in np.flatnonzero(~train).tolist():
             confidence[index] = logistic(confidence_rows[index])
     return Scored(line_scores, rows, scores, confidence_rows, confidence)
@@ -184,6 +186,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for lines.txt, terms.txt, meta.json and metrics.json.")] = Path("core/shipped/resolver"),
     seed: Annotated[int, typer.Option(help="Seed of all models.")] = 1,
     embeddings: Annotated[Path | None, typer.Option(help="Cached embeddings (.npz with texts and vecs): saves the encoder's time.")] = None,
+    judge: Annotated[Path | None, typer.Option(help="Folder that scripts.training.judge wrote: its adapter is shipped beside, its margins are calibrated.")] = None,
     baselines: Annotated[bool, typer.Option(help="Also measure shuffled labels and the transfer between groups of authors.")] = False,
 ) -> None:
     """Train, cross-validate across authors, choose the threshold, and write the models."""
@@ -205,10 +208,16 @@ def main(
     meta = {
         "format": RANKER_FORMAT, "version": f"antecedents-1-{digest[:8]}", "data_hash": digest, "seed": seed, "windows": len(windows),
         "threshold": choose_threshold(scored.confidence, right, weights),
-        "confidence": fit_confidence(scored.confidence_rows, right, weights), "word_frequency": frequency,
+        "confidence": fit_logistic(scored.confidence_rows, right, weights, CONFIDENCE_FEATURES, CONFIDENCE_PENALTY), "word_frequency": frequency,
     }  # fmt: skip
     metrics["threshold"] = meta["threshold"]
     out.mkdir(parents=True, exist_ok=True)
+    if judge is not None:
+        from scripts.training.judged import fit_judged
+
+        meta["judged"], metrics["judged"] = fit_judged(found, scored, json.loads((judge / "margins.json").read_text(encoding="utf-8")))
+        metrics["judge"] = json.loads((judge / "metrics.json").read_text(encoding="utf-8"))
+        shutil.copyfile(judge / "adapter.gguf", out / "judge.gguf")
     fit_lines(found, seed).save_model(str(out / "lines.txt"))
     fit_terms(found, scored.rows, seed).save_model(str(out / "terms.txt"))
     (out / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")

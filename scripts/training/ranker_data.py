@@ -142,6 +142,15 @@ def grade(question: str, gold: str, term: Term) -> int:
     return 0 if not named else 2 if share >= 0.6 and not foreign else 1
 
 
+def holds_all(case: Case, term: Term) -> bool:
+    """Whether ``term`` holds every name that gold adds, as a reader would demand of a rewrite; without a name, most of what gold adds."""
+    if case.gold is None:
+        return False
+    names = [word for word in added(case.scene.question, case.gold)[0] if re.search("[a-z]", word)]
+    worth = grade(case.scene.question, case.gold, term)
+    return worth >= 1 and all(word in term.key or (len(term.key) >= 5 and term.key in word) for word in names) if names else worth >= 2
+
+
 def word_frequency(windows: Sequence[dict[str, Any]], least: int = 3) -> dict[str, int]:
     """In how many windows each word stands, for words of at least ``least`` windows."""
     counts: Counter[str] = Counter()

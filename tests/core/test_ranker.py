@@ -12,7 +12,8 @@ import pytest
 
 from core.errors import InputError
 from core.messages import ContextLine, ConversationKey, Question
-from core.ranker import AntecedentRanker, Trees
+from core.ranker import AntecedentRanker
+from core.trees import Trees
 
 SHIPPED = Path(__file__).resolve().parents[2] / "core" / "shipped" / "resolver"
 
@@ -49,8 +50,9 @@ def test_shipped_models_equal_lightgbm(name: str) -> None:
 def test_the_shipped_ranker_ranks_with_and_without_an_encoder() -> None:
     ranker = AntecedentRanker.load(SHIPPED)
     for embed in (None, lambda texts: np.eye(8, dtype=np.float32)[[len(text) % 8 for text in texts]]):
-        ranking = ranker.rank(ASKED, embed)
-        assert ranking is not None
+        found = ranker.candidates(ASKED, embed)
+        assert found is not None
+        ranking = ranker.rank(found)
         assert len(ranking.terms) == len(ranking.shares)
         assert sum(ranking.shares) == pytest.approx(1.0)
         assert list(ranking.shares) == sorted(ranking.shares, reverse=True)
@@ -59,8 +61,8 @@ def test_the_shipped_ranker_ranks_with_and_without_an_encoder() -> None:
 
 def test_nothing_to_refer_to_gives_no_ranking() -> None:
     ranker = AntecedentRanker.load(SHIPPED)
-    assert ranker.rank(question("它能用吗"), None) is None
-    assert ranker.rank(question("它能用吗", ("阿杰", "[图片]")), None) is None
+    assert ranker.candidates(question("它能用吗"), None) is None
+    assert ranker.candidates(question("它能用吗", ("阿杰", "[图片]")), None) is None
 
 
 def test_a_missing_file_names_itself(tmp_path: Path) -> None:

@@ -108,8 +108,9 @@ async def test_a_free_rewrite_goes_through_the_same_acceptance(worker: ModelWork
 
 async def test_a_free_rewrite_that_the_ranker_does_not_back_is_less_sure(worker: ModelWorker) -> None:
     ranker = AntecedentRanker.load(SHIPPED)
-    ranking = ranker.rank(ASKED, None)
-    assert ranking is not None
+    found = ranker.candidates(ASKED, None)
+    assert found is not None
+    ranking = ranker.rank(found)
     first = await GenerativeResolver(Writer(ranking.terms[0].text + "能标旋转框不"), worker, ranker).resolve(ASKED)
     last = await GenerativeResolver(Writer(ranking.terms[-1].text + "能标旋转框不"), worker, ranker).resolve(ASKED)
     assert last.confidence < first.confidence <= 0.9 + 1e-9
