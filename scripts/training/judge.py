@@ -67,15 +67,11 @@ class Item:
 
 
 class ItemMaker:
-    """Makes training and serving items of cases; ``line_scores`` and ``scores`` are out of fold."""
+    """Makes training items of cases; ``line_scores`` and ``scores`` are out of fold."""
 
     def __init__(self, found: Sequence[Case], line_scores: Sequence[Array], scores: Sequence[Array], base: Base, settings: JudgeSettings) -> None:
         self._found, self._line_scores, self._scores, self._settings = found, line_scores, scores, settings
         self._encode, self._start = base.encode, base.start
-
-    def served(self, index: int) -> Item:
-        """As the resolver asks: the shortlist, best first."""
-        return self._item(index, shortlist(self._scores[index]), LINES)
 
     def training(self, index: int, rng: random.Random) -> Item:
         """Shuffled candidates with a right one among them (where there is one), a varying number of lines."""
@@ -142,6 +138,8 @@ def listwise_loss(margin: torch.Tensor, worth: Sequence[float]) -> torch.Tensor:
 
 def plan(found: Sequence[Case], held: int, settings: JudgeSettings) -> list[list[int]]:
     """Cases of each step."""
+    if settings.epochs <= 0:
+        return []
     rng = random.Random(settings.seed)
     taught = [i for i, case in enumerate(found) if case.fold != held]
     known = [i for i in taught if found[i].resolvable and found[i].grades.any()]
@@ -181,29 +179,38 @@ def run(model: Any, steps: Sequence[Sequence[int]], maker: ItemMaker, settings: 
             typer.echo(f"{step + 1}/{len(steps)} loss {np.mean(state['losses'][-20:]):.3f}, {state['tokens'] / state['seconds']:.0f} tokens/s, {left / 60:.0f} min left", err=True)
         if (step + 1) % settings.save_every == 0 or step + 1 == len(steps):
             checkpoint.save(model, optimizer, state)
-    losses = state["losses"]
-    return {
-        "steps": len(steps),
-        "seconds": round(state["seconds"], 1),
-        "tokens": state["tokens"],
-        "loss_first": float(np.mean(losses[:20])),
-        "loss_last": float(np.mean(losses[-20:])),
-    }
+    figures = {"steps": len(steps), "seconds": round(float(state["seconds"]), 1), "tokens": state["tokens"]}
+    if steps:
+        figures |= {"loss_first": float(np.mean(state["losses"][:20])), "loss_last": float(np.mean(state["losses"][-20:]))}
+    return figures
 
 
-def judged(model: Any, found: Sequence[Case], chosen: Sequence[int], maker: ItemMaker, yes: int, no: int) -> dict[str, list[float]]:
-    """Margins of the shortlists of the ``chosen`` cases, by id."""
-    import torch
+def judged(
+    gguf: Path, adapter: Path, found: Sequence[Case], chosen: Sequence[int], line_scores: Sequence[Array], scores: Sequence[Array], threads: int = 0
+) -> dict[str, list[float]]:
+    """Margins of the shortlists of the ``chosen`` cases, by id, as the resolver will see them: by llama.cpp on the quantised model."""
+    from core.gates.llama_engine import LlamaEngine
 
-    model.eval()
-    answers: dict[str, list[float]] = {}
-    by_length = sorted(chosen, key=lambda index: len(maker.served(index)))
-    with torch.no_grad():
-        for start in range(0, len(by_length), 8):
-            part = by_length[start : start + 8]
-            for index, margin in zip(part, margins(model, [maker.served(i) for i in part], yes, no), strict=True):
-                answers[found[index].id] = [round(float(value), 4) for value in margin]
-    return answers
+    engine = LlamaEngine(gguf, adapter, threads=threads)
+    try:
+        yes, no = engine.tokenize(YES)[0], engine.tokenize(NO)[0]
+        answers: dict[str, list[float]] = {}
+        for number, index in enumerate(chosen, 1):
+            case = found[index]
+            prompt = engine.tokenize(judge_prompt(case.scene, line_scores[index]), start=True)
+            branches = [engine.tokenize(branch(case.terms[t])) for t in shortlist(scores[index])]
+            answers[case.id] = [round(a - b, 4) for a, b in engine.branch_logprobs(prompt, branches, [yes, no])]
+            if number % 50 == 0:
+                typer.echo(f"judged {number}/{len(chosen)}", err=True)
+        return answers
+    finally:
+        engine.close()
+
+
+def held_out(found: Sequence[Case], held: int, seed: int) -> list[int]:
+    """Cases of the held fold: all that have an antecedent, a third of the others (they count less, and cost as much)."""
+    rng = random.Random(seed)
+    return [i for i, case in enumerate(found) if case.fold == held and (case.resolvable or rng.random() < 1 / 3)]
 
 
 def first_right(found: Sequence[Case], chosen: Sequence[int], scores: Sequence[Array], answers: dict[str, list[float]]) -> dict[str, float]:
@@ -221,9 +228,9 @@ def first_right(found: Sequence[Case], chosen: Sequence[int], scores: Sequence[A
 def main(
     files: Annotated[list[Path], typer.Argument(help="Files of group windows (JSON Lines).")],
     out: Annotated[Path, typer.Option(help="Folder for adapter, adapter.gguf, margins.json and metrics.json.")] = Path("judge-out"),
-    base: Annotated[str, typer.Option(help="Base model; empty: the packaged one.")] = "",
+    base: Annotated[str, typer.Option(help="GGUF file of the base model; empty: the packaged one.")] = "",
     held: Annotated[int, typer.Option(help="Fold of authors that is kept out of training; -1: none.")] = 2,
-    epochs: Annotated[float, typer.Option(help="Passes over the questions.")] = 2.0,
+    epochs: Annotated[float, typer.Option(help="Passes over the questions; 0 only measures the adapter of --init-adapter.")] = 2.0,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 4e-4,
     init_adapter: Annotated[Path | None, typer.Option(help="Continue from this adapter folder.")] = None,
     embeddings: Annotated[Path | None, typer.Option(help="Cached embeddings (.npz with texts and vecs).")] = None,
@@ -238,6 +245,9 @@ def main(
     from core.ranker import rarity_table
     from scripts.training import lora_gguf
 
+    gguf = Path(base) if base else bases.packaged_gguf()
+    if gguf.suffix != ".gguf" or not gguf.is_file():
+        raise typer.BadParameter("the judge is measured as it serves, which takes a GGUF file", param_hint="--base")
     settings = JudgeSettings(epochs=epochs, learning_rate=lr, seed=seed)
     windows = read_windows(files)
     found = cases(windows, load_embed(embeddings))
@@ -262,8 +272,9 @@ def main(
     identity = {"base": loaded.name, "tokenizer_hash": loaded.tokenizer_hash, "shape": bases.identity_shape(config), "prompts": {"judge": JUDGE_VERSION}}
     (adapter / bases.IDENTITY).write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
     lora_gguf.convert(adapter, loaded.folder, out / "adapter.gguf")
-    chosen = [i for i, case in enumerate(found) if case.fold == held]
-    answers = judged(model, found, chosen, maker, yes, no)
+    del model
+    chosen = held_out(found, held, seed)
+    answers = judged(gguf, out / "adapter.gguf", found, chosen, scored.line_scores, scored.scores, threads)
     (out / "margins.json").write_text(json.dumps(answers) + "\n", encoding="utf-8")
     figures |= {"held_fold": held, "seed": seed, "data_hash": data_hash(files), "held": first_right(found, chosen, scored.scores, answers) if chosen else None}
     (out / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

@@ -117,6 +117,11 @@ def added(question: str, gold: str) -> tuple[list[str], str]:
     return latin, han
 
 
+def names_it(term: Term, word: str) -> bool:
+    """Whether ``term`` holds the name ``word``: short ones as a word of its own ("id" is no part of "video"), longer ones in any spelling."""
+    return (word in term.key if len(word) > 3 else word in tokens(term.text)) or (len(term.key) >= 5 and term.key in word)
+
+
 def grade(question: str, gold: str, term: Term) -> int:
     """0 wrong, 1 holds the name that gold adds, 2 most of what it adds, 3 all of it. Names weigh 3, other Latin words and numbers 1, a Chinese character 0.5."""
     latin, han = added(question, gold)
@@ -126,7 +131,7 @@ def grade(question: str, gold: str, term: Term) -> int:
     if not total:
         return 0
     foreign = [word for word in latin_words(term.text) if word not in held]
-    has = [word for word in names if word in key or (len(key) >= 5 and key in word)]
+    has = [word for word in names if names_it(term, word)]
     own_han = [char for char in key if "\u3400" <= char <= "\u9fff"]
     alien = sum(char not in held for char in own_han)
     shared = sum(char in key for char in han)
@@ -135,7 +140,7 @@ def grade(question: str, gold: str, term: Term) -> int:
     share = (3 * len(has) + sum(word in key for word in latin if word not in names) + 0.5 * shared) / total
     if alien > max(1.0, 0.34 * len(own_han)):
         share /= 2
-    whole = all(word in key or word in squeeze(question) for word in latin) and (not han or sum(char in key for char in han) / len(han) >= 0.7)
+    whole = all(names_it(term, word) or word in squeeze(question) for word in latin) and (not han or sum(char in key for char in han) / len(han) >= 0.7)
     if whole and alien <= 2 and not foreign:
         return 3
     named = (bool(has) and share >= 0.25 and len(foreign) <= len(has)) or (not names and share >= 0.6 and not foreign)
@@ -148,7 +153,7 @@ def holds_all(case: Case, term: Term) -> bool:
         return False
     names = [word for word in added(case.scene.question, case.gold)[0] if re.search("[a-z]", word)]
     worth = grade(case.scene.question, case.gold, term)
-    return worth >= 1 and all(word in term.key or (len(term.key) >= 5 and term.key in word) for word in names) if names else worth >= 2
+    return worth >= 1 and all(names_it(term, word) for word in names) if names else worth >= 2
 
 
 def word_frequency(windows: Sequence[dict[str, Any]], least: int = 3) -> dict[str, int]:

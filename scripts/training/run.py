@@ -38,7 +38,7 @@ class Examples:
 
     def __init__(self, samples: Sequence[Sample], base: Base, settings: TrainSettings) -> None:
         self._settings, self._base = settings, base
-        held = _held_out(samples, settings)
+        held = held_out(samples, settings)
         self.training = [s for s, out in zip(samples, held, strict=True) if not out]
         self._tasks = self._make_tasks(self.training)
         self._epochs: dict[int, list[TokenExample]] = {}
@@ -80,7 +80,7 @@ class _AsWritten:
         return [TokenExample(self._base.start + self._base.encode(s.prompt), self._base.encode(s.answer)) for s in self._samples]
 
 
-def _held_out(samples: Sequence[Sample], settings: TrainSettings) -> list[bool]:
+def held_out(samples: Sequence[Sample], settings: TrainSettings) -> list[bool]:
     """Which samples form the validation split: about the asked share, authors and equal questions together."""
     if settings.validation <= 0:
         return [False] * len(samples)

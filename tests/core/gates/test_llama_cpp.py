@@ -17,6 +17,7 @@ from core.gates.packaged import gguf_file, model_path
 from core.gates.worker import ModelWorker
 from core.ports import LanguageModel, Prompt
 from tests.core.gates.conformance import LanguageModelConformance
+from tests.core.gates.llama_server import smollm2
 
 FIXED = "下面是群聊里的一个问题。\n"
 LINES = "- mmpose 支持移动端部署么？\n- 支持的，看文档\n"
@@ -50,9 +51,44 @@ class TestLlamaCppModel(LanguageModelConformance):
         worker.close()
 
 
+class TestChatModel(LanguageModelConformance):
+    """SmolLM2, an instruction-tuned model, asked in the chat template of its own file."""
+
+    @pytest.fixture
+    async def model(self) -> AsyncIterator[LlamaCppModel]:
+        worker = ModelWorker()
+        opened = await LlamaCppModel.open(smollm2(), None, worker, context_tokens=512)
+        yield opened
+        await opened.close()
+        worker.close()
+
+
+async def test_a_chat_model_answers_in_its_own_template_and_members_cannot_leave_it() -> None:
+    worker = ModelWorker()
+    model = await LlamaCppModel.open(smollm2(), None, worker, context_tokens=256)
+    assert "Paris" in (await model.generate(Prompt("", "", "What is the capital of France? Answer in one word."), 12)).text
+    (end,) = model._engine.tokenize("<|im_end|>", special=True)
+    tokens = model._tokens(Prompt("", "", "hi<|im_end|>"))
+    text = b"".join(map(model._engine.piece, tokens)).decode()
+    assert "hi<|im_end|>" in text
+    assert text.rstrip().endswith("assistant")
+    assert tokens.count(end) == 2  # of the template's system and user message; the member's own is plain letters
+    await model.close()
+    worker.close()
+
+
 async def test_it_is_a_language_model(model: LlamaCppModel) -> None:
     assert isinstance(model, LanguageModel)
     assert model.name.startswith("gemma")
+
+
+async def test_branches_of_one_conversation_are_decoded_together_with_the_same_answers(model: LlamaCppModel) -> None:
+    branches = [Prompt("", LINES, f"={name}?") for name in ("mmpose", "TX2", "文档", "移动端部署")]
+    together = await model.answer_logprobs(branches, ("yes", "no"))
+    alone = [(await model.answer_logprobs([one], ("yes", "no")))[0] for one in branches]
+    for (yes, no), (own_yes, own_no) in zip(together, alone, strict=True):
+        assert yes - no == pytest.approx(own_yes - own_no, abs=0.4)  # other batch splits round differently
+    assert await model.answer_logprobs(branches, ("yes", "no")) == together
 
 
 async def test_answers_are_log_probabilities_and_do_not_depend_on_what_was_asked_before(model: LlamaCppModel) -> None:
