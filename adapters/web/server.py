@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import errno
+import socket
 
 from aiohttp import web
 
 from adapters.web.health import Readiness, add_health_routes
 from adapters.web.metrics import Metrics
+from adapters.web.setup import PagesSetup
 from core.errors import ConfigError
 
 
-def make_app(readiness: Readiness, metrics: Metrics) -> web.Application:
-    """An application with health and metrics; others add their routes before it is served."""
+def make_app(readiness: Readiness, metrics: Metrics, pages: PagesSetup | None = None) -> web.Application:
+    """An application with health and metrics, open to all who reach the port, and the pages, behind their token."""
     app = web.Application(client_max_size=1 << 20)
     add_health_routes(app, readiness, metrics)
+    if pages is not None:
+        from adapters.web.pages import add_pages  # templates cost start-up time that only those pay who look at pages
+
+        add_pages(app, pages)
     return app
+
+
+def page_address(host: str, port: int, token: str) -> str:
+    """The URL that opens the pages. For a host that means all addresses of this machine, the one that others reach it by."""
+    if host in ("", "0.0.0.0", "::"):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(("192.0.2.1", 9))  # a documentation address: nothing is sent, but the way out is chosen
+                host = probe.getsockname()[0]
+            except OSError:
+                host = socket.gethostname()
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/?token={token}"
 
 
 class WebServer:
