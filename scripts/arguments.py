@@ -1,0 +1,16 @@
+"""Values that several commands take at the command line."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from core.errors import InputError
+
+
+def parse_time(text: str, option: str) -> datetime:
+    """ISO-8601, without a zone UTC. Raises InputError that names ``option``."""
+    try:
+        at = datetime.fromisoformat(text)
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise InputError(f"{option} {text}", "is no time", "Give ISO-8601, for example 2026-03-01 or 2026-03-01T09:00:00+08:00.") from None
