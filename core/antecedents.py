@@ -177,3 +177,8 @@ def collect(lines: Sequence[str]) -> list[Term]:
 def latin_words(text: str) -> list[str]:
     """Latin words that name something, normalised: neither function words nor bare numbers."""
     return [word.text.casefold() for word in tokenise(normalise(text)) if word.tag == _LATIN]
+
+
+def content_words(text: str) -> list[str]:
+    """Names, nouns, verbs and modifiers, normalised, in their order: neither function words nor light verbs nor bare numbers."""
+    return [word.text.casefold() for word in tokenise(normalise(text)) if word.tag in (_LATIN, _NOUN, _VERB, _MODIFIER)]

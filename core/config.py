@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
+from core.crontab import parse_crontab
 from core.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "DOUJIE_"
@@ -56,6 +57,17 @@ def _http_url(value: str) -> str:
     return value
 
 
+def _cron(value: str) -> str:
+    parse_crontab(value)
+    return value
+
+
+def _optional_cron(value: str) -> str:
+    return _cron(value) if value.strip() else ""
+
+
+Cron = Annotated[str, AfterValidator(_cron)]
+OptionalCron = Annotated[str, AfterValidator(_optional_cron)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 QuietHours = Annotated[tuple[time, time] | None, BeforeValidator(_quiet_hours)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
@@ -183,7 +195,21 @@ class AnswerSection(Section):
 
 
 class RelabelSection(Section):
-    """Periodic judging of logged questions with a newer model: reserved, no keys yet."""
+    """Judging logged questions again with a newer gate, and retraining, from time to time. An empty key of the gate is that of ``[gate]``."""
+
+    enabled: bool = False
+    cron: Cron = "30 3 * * *"
+    days: Annotated[int, Field(ge=1, le=36500)] = 30
+    limit: Annotated[int, Field(ge=1)] = 500
+    backend: Literal["", "auto", "transformers", "llama_cpp", "openai"] = ""
+    model: str = ""
+    adapter: str = ""
+    base_url: HttpUrl = ""
+    prompt: str = ""
+    queue_size: Annotated[int, Field(ge=0)] = 200
+    cycle_cron: OptionalCron = ""
+    registry: str = "models"
+    test_set: str = ""
 
 
 class PrivacySection(Section):
@@ -199,6 +225,7 @@ class WebSection(Section):
 
     host: str = "127.0.0.1"
     port: Port = 0
+    token: SecretStr = SecretStr("")
 
 
 class Config(Section):

@@ -168,6 +168,18 @@ class Question:
     glossary: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class GateVersion:
+    """What judged: two verdicts of one version on one question differ by nothing but rounding. ``adapter`` and ``prompt_version`` are "" where the head alone judged."""
+
+    model: str
+    adapter: str = ""
+    prompt_version: str = ""
+
+    def __str__(self) -> str:
+        return "+".join(part for part in (self.model, self.adapter, self.prompt_version) if part)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """A gate's judgement. ``probability`` is P(needs resolution) in 0..1, calibrated where a calibration is shipped.
@@ -186,6 +198,10 @@ class Verdict:
     @property
     def needs_resolution(self) -> bool:
         return self.probability >= self.threshold
+
+    @property
+    def version(self) -> GateVersion:
+        return GateVersion(self.model, self.adapter, self.prompt_version)
 
 
 class RefusalReason(StrEnum):

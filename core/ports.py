@@ -8,10 +8,11 @@ language models inside ``core`` and are ports only so that a pipeline can be wir
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from core.messages import ConversationKey, Message, Question, Recall, Resolution, Utterance, Verdict
+from core.messages import ConversationKey, GateVersion, Message, Question, Recall, Resolution, Utterance, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,19 @@ class Gate(Protocol):
 
     async def close(self) -> None:
         """Free the models. Idempotent."""
+
+
+@runtime_checkable
+class VersionedGate(Gate, Protocol):
+    """A gate that can tell beforehand which versions its verdicts will bear, so that nothing is judged by the same version twice."""
+
+    @property
+    def versions(self) -> frozenset[GateVersion]: ...
+
+
+def versions_of(gate: Gate) -> frozenset[GateVersion]:
+    """The versions of a gate, none where it does not tell them."""
+    return gate.versions if isinstance(gate, VersionedGate) else frozenset()
 
 
 @runtime_checkable
@@ -145,12 +159,17 @@ class QuestionLog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a platform can do. ``idempotent_send``: a repeated send with the same key reaches the group once."""
+    """What a platform can do.
+
+    ``idempotent_send``: a repeated send with the same key reaches the group once. ``fetches``: the platform asks for what waits (:meth:`MessageSink.fetch`), nothing can be sent
+    to it.
+    """
 
     reply_quotes: bool = False
     recalls: bool = False
     idempotent_send: bool = False
     mentions: bool = False
+    fetches: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,12 +205,22 @@ class MessageSink(Protocol):
     async def left(self, conversation: ConversationKey) -> None:
         """The bot was removed from a group."""
 
+    def fetch(self, platform: str, chat_id: str | None) -> AbstractAsyncContextManager[Sequence[OutgoingReply]]:
+        """The replies that wait for a group (None: for all groups) of a platform that fetches them, oldest first, for nobody else while the block lasts.
+
+        When it ends without an error the platform has them; otherwise they wait on. Raises StorageError.
+        """
+
 
 class Adapter(Protocol):
     """One platform. Order per conversation is kept; own messages are not delivered; every message reaches the sink at least once."""
 
     platform: str
     capabilities: Capabilities
+
+    @property
+    def bot_id(self) -> str:
+        """The bot's own sender id, "" while it is not known: what a mention of the bot looks like in ``Message.mentions``."""
 
     async def start(self, sink: MessageSink) -> None:
         """Connect and deliver events to ``sink`` until :meth:`stop`. Returns when the first connection attempt was made; reconnects by itself. Raises ConfigError for bad
@@ -210,3 +239,9 @@ class Adapter(Protocol):
     def health(self) -> Health: ...
 
 
+@runtime_checkable
+class ChatAdmins(Protocol):
+    """An adapter whose platform tells who leads a group."""
+
+    async def chat_admins(self, conversation: ConversationKey) -> frozenset[str]:
+        """Sender ids of the owner and the managers of a group; empty where the platform does not tell them now. Never raises."""

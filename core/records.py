@@ -5,18 +5,27 @@ Members are letters in order of appearance, and texts are masked (:mod:`core.pri
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping
 from datetime import UTC
 from typing import Any, Protocol
 
 from core.messages import Question, Resolution, Verdict
 from core.privacy import mask
 
+_LINE_ENDS = {ord(character): f"\\u{ord(character):04x}" for character in "\u0085\u2028\u2029"}
+_HAN = re.compile(r"[\u3400-\u9fff]")
+
 
 class Labelled(Protocol):
-    """A label: ``label`` is yes, no or not_question."""
+    """What labellers agreed on: ``label`` is yes, no or not_question; ``rewrite``: the question as it should stand alone, where one of them wrote it."""
 
     @property
     def label(self) -> str: ...
+
+    @property
+    def rewrite(self) -> str | None: ...
 
 
 class Logged(Protocol):
@@ -70,3 +79,32 @@ def question_record(logged: Logged) -> dict[str, Any]:
         "model": "+".join(part for part in (verdict.model, verdict.adapter) if part) if verdict else None,
         "label": str(label.label) if label else None,
     }
+
+
+def labelled_record(logged: Logged) -> dict[str, Any] | None:
+    """One line of a snapshot, in the form that ``scripts.train`` and ``scripts.evaluate`` read, or None without a label. ``rewrite`` is a labeller's, never a model's."""
+    question, label = logged.question, logged.label
+    if label is None:
+        return None
+    letters = sender_letters(question)
+    needs = label.label == "yes"
+    return {
+        "id": question.id,
+        "lang": language_of(question.text),
+        "context": [{"sender": letters[line.sender], "text": mask(line.text)} for line in question.context],
+        "sender": letters[question.sender],
+        "question": mask(question.text),
+        "needs_resolution": needs,
+        "label": str(label.label),
+        "rewrite": mask(label.rewrite) if needs and label.rewrite else None,
+    }
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """``record`` as one line of JSON Lines. Characters that some readers take for the end of a line (U+2028, U+2029, U+0085) are escaped."""
+    return json.dumps(record, ensure_ascii=False).translate(_LINE_ENDS) + "\n"
+
+
+def language_of(text: str) -> str:
+    """``zh`` where there is a Chinese character, else ``en``: group talk about software is full of English names."""
+    return "zh" if _HAN.search(text) else "en"

@@ -1,18 +1,26 @@
-"""``python -m scripts.export``: logged questions as JSON lines, alpaca training records or label-studio tasks. Members are letters; phone numbers, keys and the like are masked."""
+"""``python -m scripts.export``: logged questions as JSON lines, alpaca training records, label-studio tasks or a Hugging Face dataset.
+
+Members are letters; phone numbers, keys and the like are masked. The verdict is the newest, the label what labellers agreed on, the rewrite what the bot made in the group.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
 
 from core.config import Config, load_config
 from core.errors import DoujieError, InputError
+from core.records import json_line
+from scripts.arguments import parse_time
+from scripts.exchange.dataset_folder import DatasetFolder
 from scripts.exporting import ExportFormat, export_entry
 from storage.engine import open_database
 from storage.questions import SqlQuestionLog
@@ -22,15 +30,17 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    form: Annotated[ExportFormat, typer.Option("--format", help="jsonl: all fields; alpaca: labelled questions for training; label-studio: tasks with predictions.")],
-    out: Annotated[Path, typer.Option(help="File to write; replaced when the export is complete.")],
+    form: Annotated[
+        ExportFormat, typer.Option("--format", help="jsonl: all fields; alpaca: labelled questions for training; label-studio: tasks with predictions; hf: a Hugging Face dataset.")
+    ],
+    out: Annotated[Path, typer.Option(help="File (hf: folder) to write; replaced when the export is complete.")],
     config: Annotated[Path | None, typer.Option(help="Config file; without it the defaults.")] = None,
     since: Annotated[str | None, typer.Option(help="Only questions asked at this time (ISO-8601; without a zone UTC) or later.")] = None,
     labelled: Annotated[bool, typer.Option("--labelled", help="Only questions with a label.")] = False,
 ) -> None:
     """Write logged questions to a file."""
     try:
-        written, skipped = asyncio.run(export(load_config(config), form, out, _time(since), labelled))
+        written, skipped = asyncio.run(export(load_config(config), form, out, parse_time(since, "--since") if since else None, labelled))
     except DoujieError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_code) from None
@@ -43,41 +53,54 @@ async def export(config: Config, form: ExportFormat, out: Path, since: datetime 
     :raises InputError: when ``out`` cannot be written; what stood there before stays.
     :raises StorageError: when the database cannot be used.
     """
-    written = skipped = 0
-    partial = out.with_name(f".{out.name}.partial")
     database = await open_database(config.storage.url)
     try:
-        with partial.open("w", encoding="utf-8") as file, Console(stderr=True).status("exporting") as status:
-            as_lines = form is ExportFormat.JSONL
+        with _target(form, out) as add, Console(stderr=True).status("exporting") as status:
+            written = skipped = 0
             async for logged in SqlQuestionLog(database).export_rows(since=since, labelled=labelled):
                 entry = export_entry(logged, form)
                 if entry is None:
                     skipped += 1
                     continue
-                file.write("" if as_lines else (",\n" if written else "[\n"))
-                file.write(json.dumps(entry, ensure_ascii=False) + ("\n" if as_lines else ""))
+                add(entry)
                 written += 1
                 if written % 500 == 0:
                     status.update(f"{written} questions")
-            if not as_lines:
-                file.write("\n]\n" if written else "[]\n")
-        partial.replace(out)
     except OSError as error:
         raise InputError(str(out), f"cannot be written: {error.strerror}", "Check the folder, its permissions and the space left.") from None
     finally:
-        partial.unlink(missing_ok=True)
         await database.close()
     return written, skipped
 
 
-def _time(text: str | None) -> datetime | None:
-    if text is None:
-        return None
+@contextmanager
+def _target(form: ExportFormat, out: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """What takes the entries. The file appears under its name when all are in it."""
+    if form is ExportFormat.HF:
+        with DatasetFolder(out) as folder:
+            yield folder.add
+        return
+    partial = out.with_name(f".{out.name}.partial")
     try:
-        at = datetime.fromisoformat(text)
-        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise InputError(f"--since {text}", "is no time", "Give ISO-8601, for example 2026-03-01 or 2026-03-01T09:00:00+08:00.") from None
+        with partial.open("w", encoding="utf-8") as file:
+            yield from _lines(file, form is ExportFormat.JSONL)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _lines(file: TextIO, as_lines: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """JSON Lines, or one JSON array."""
+    before = "" if as_lines else "[\n"
+
+    def add(entry: dict[str, Any]) -> None:
+        nonlocal before
+        file.write(json_line(entry) if as_lines else before + json.dumps(entry, ensure_ascii=False))
+        before = "" if as_lines else ",\n"
+
+    yield add
+    if not as_lines:
+        file.write("[]\n" if before == "[\n" else "\n]\n")
 
 
 if __name__ == "__main__":

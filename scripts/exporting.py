@@ -1,4 +1,4 @@
-"""Exported questions in three forms: JSON lines, alpaca training records, label-studio tasks."""
+"""Exported questions in four forms: JSON lines, alpaca training records, label-studio tasks, rows of a Hugging Face dataset."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from random import Random
 from typing import Any
 
 from core.records import Logged, question_record
+from scripts.exchange.dataset_folder import dataset_row
 
 
 class ExportFormat(StrEnum):
-    """``JSONL``: one record a line; the others are one JSON array."""
+    """``JSONL``: one record a line; ``HF``: a folder for the Hugging Face libraries; the others are one JSON array."""
 
     JSONL = "jsonl"
     ALPACA = "alpaca"
     LABEL_STUDIO = "label-studio"
+    HF = "hf"
 
 
 #: The three options of HuixiangDou-CR (arXiv 2405.02817), which stand under shuffled letters.
@@ -35,22 +37,29 @@ _INSTRUCTION = """群聊场景中常用代词、省略语指代历史消息。�
 def export_entry(logged: Logged, form: ExportFormat) -> dict[str, Any] | None:
     """What stands in the file for one question; None for what the form cannot hold (alpaca: no label, or labelled as no question)."""
     record = question_record(logged)
+    if form is ExportFormat.HF:
+        return dataset_row(record, logged)
     if form is ExportFormat.JSONL:
         return record
     return alpaca_record(record) if form is ExportFormat.ALPACA else label_studio_task(record)
 
 
 def alpaca_record(record: Mapping[str, Any]) -> dict[str, str] | None:
-    """A training record of the gate, or None without a yes or no. The order of the options is drawn from the question's id: the same in every export."""
+    """A training record of the gate, or None without a yes or no."""
     if record["label"] not in ("yes", "no"):
         return None
+    instruction, letters = alpaca_instruction(record)
+    return {"instruction": instruction, "input": "", "output": f"{letters[record['label']]}:{OPTIONS[record['label']]}"}
+
+
+def alpaca_instruction(record: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """The instruction, and the letter of each answer. The order of the options is drawn from the question's id: the same in every export."""
     answers = list(OPTIONS)
     Random(record["id"]).shuffle(answers)
     letters = dict(zip(answers, _LETTERS, strict=True))
     options = "\n".join(f"{letters[answer]}:{OPTIONS[answer]}" for answer in answers)
     history = json.dumps(record["context"], ensure_ascii=False)
-    instruction = _INSTRUCTION.format(history=history, sender=record["sender"], question=record["question"], options=options)
-    return {"instruction": instruction, "input": "", "output": f"{letters[record['label']]}:{OPTIONS[record['label']]}"}
+    return _INSTRUCTION.format(history=history, sender=record["sender"], question=record["question"], options=options), letters
 
 
 def label_studio_task(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,6 +70,7 @@ def label_studio_task(record: Mapping[str, Any]) -> dict[str, Any]:
     task: dict[str, Any] = {
         "data": {
             "id": record["id"],
+            "question_id": record["id"],  # Label Studio's JSON-MIN puts the task's number under "id"
             "question": record["question"],
             "sender": record["sender"],
             "dialogue": [{"author": line["sender"], "text": line["text"]} for line in record["context"]],

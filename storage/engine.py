@@ -119,10 +119,11 @@ def insert_new(dialect: str, table: sa.Table) -> sqlite.Insert | postgresql.Inse
     return sqlite.insert(table).on_conflict_do_nothing()
 
 
-def upsert(dialect: str, table: sa.Table, keys: list[str], update: list[str]) -> sqlite.Insert | postgresql.Insert:
-    """INSERT that overwrites the columns ``update`` where a row with the same ``keys`` is there already."""
+def upsert(dialect: str, table: sa.Table, keys: list[str], update: list[str], *, only_higher: str = "") -> sqlite.Insert | postgresql.Insert:
+    """INSERT that overwrites the columns ``update`` where a row with the same ``keys`` is there already; ``only_higher``: only where this column grows by it."""
     insert = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
-    return insert.on_conflict_do_update(index_elements=keys, set_={name: insert.excluded[name] for name in update})
+    grows = insert.excluded[only_higher] > table.c[only_higher] if only_higher else None
+    return insert.on_conflict_do_update(index_elements=keys, set_={name: insert.excluded[name] for name in update}, where=grows)
 
 
 def _address(url: str) -> URL:

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from core.messages import ConversationKey, MessageKind, Recall, RefusalReason
 from storage.engine import insert_new
-from storage.models import labels, messages, questions, replies, rewrites
+from storage.models import adjudications, labels, messages, questions, replies, review_queue, rewrites
 
 _PAGE = 200
 _CHUNK = 500
@@ -22,6 +22,13 @@ _PATTERN_LENGTH = 100
 _KEEP_LINES = sa.update(questions).where(questions.c.id == sa.bindparam("in_question")).values(context=sa.bindparam("lines", type_=questions.c.context.type))
 _BLANK_LABEL: dict[str, Any] = {"rewrite": None}
 _BLANK_REWRITE: dict[str, Any] = {"candidate": None, "rewrite": None, "invented": [], "reason": RefusalReason.NO_CONTEXT.value}
+# Table, its key, the columns that may hold words of the context, and what they become.
+_BORROWERS: tuple[tuple[sa.Table, str, tuple[str, ...], dict[str, Any]], ...] = (
+    (rewrites, "id", ("candidate", "rewrite"), _BLANK_REWRITE),
+    (labels, "id", ("rewrite",), _BLANK_LABEL),
+    (adjudications, "question_id", ("rewrite",), _BLANK_LABEL),
+    (review_queue, "question_id", ("detail",), {"detail": ""}),
+)
 
 
 @dataclass(slots=True)
@@ -137,12 +144,14 @@ class _Loss:
 
 
 def _erase_borrowed(connection: Connection, losses: dict[str, _Loss]) -> None:
-    """Blank the rewrites and labelled rewrites that took words out of lost lines. Their rows stay: a question is not to be resolved again for it."""
-    for table, columns, blank in ((rewrites, ("candidate", "rewrite"), _BLANK_REWRITE), (labels, ("rewrite",), _BLANK_LABEL)):
-        rows = connection.execute(sa.select(table.c.id, table.c.question_id, *(table.c[name] for name in columns)).where(table.c.question_id.in_(losses))).mappings()
-        concerned = [row["id"] for row in rows if any(losses[row["question_id"]].shows_in(row[name]) for name in columns)]
+    """Blank the rewrites, by whomever, that took words out of lost lines. Their rows stay: a question is not to be resolved or labelled again for it."""
+    for table, key, columns, blank in _BORROWERS:
+        rows = connection.execute(
+            sa.select(table.c[key].label("key"), table.c.question_id.label("question"), *(table.c[name] for name in columns)).where(table.c.question_id.in_(losses))
+        )
+        concerned = [row["key"] for row in rows.mappings() if any(losses[row["question"]].shows_in(row[name]) for name in columns)]
         if concerned:
-            connection.execute(sa.update(table).where(table.c.id.in_(concerned)).values(**blank))
+            connection.execute(sa.update(table).where(table.c[key].in_(concerned)).values(**blank))
 
 
 def _texts(lines: Iterable[dict[str, Any]]) -> str:

@@ -1,19 +1,21 @@
-"""Labels: what maintainers say of logged questions. Kept for ever, also when the same labeller changes a mind; the newest counts."""
+"""Labels: what maintainers say of logged questions. Kept for ever, also when the same labeller changes a mind; :func:`consensus` says what counts."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import InputError
 from storage.engine import Database
-from storage.models import labels, questions
+from storage.models import adjudications, labels, questions
 
 
 class LabelValue(StrEnum):
@@ -36,6 +38,57 @@ class Label:
     id: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Adjudication:
+    """The last word on a question whose labellers disagreed."""
+
+    question_id: str
+    label: LabelValue
+    adjudicator: str
+    created_at: datetime
+    rewrite: str | None = None
+
+
+def votes(labels: Sequence[Label]) -> list[Label]:
+    """The newest label of each labeller, oldest first: who changes a mind, or meets a question again, has one vote. ``labels``: those of one question."""
+    newest: dict[str, Label] = {}
+    for label in sorted(labels, key=_age):
+        newest[label.labeller] = label
+    return sorted(newest.values(), key=_age)
+
+
+def consensus(labels: Sequence[Label], adjudication: Adjudication | None = None) -> Label | None:
+    """What counts for one question, or None where nobody has labelled it.
+
+    An adjudication where there is one; else the value with most votes; between values with equally many, the one that was given last. The result is the newest vote for
+    that value, with its rewrite, or the newest rewrite that another vote for it gave. An adjudication comes back as a label of the adjudicator with id 0.
+    """
+    if adjudication is not None:
+        return Label(adjudication.question_id, adjudication.adjudicator, adjudication.label, adjudication.created_at, adjudication.rewrite)
+    cast = votes(labels)
+    if not cast:
+        return None
+    counts = Counter(vote.label for vote in cast)
+    most = max(counts.values())
+    winner = next(vote for vote in reversed(cast) if counts[vote.label] == most)
+    rewrite = next((vote.rewrite for vote in reversed(cast) if vote.label is winner.label and vote.rewrite), None)
+    return replace(winner, rewrite=rewrite)
+
+
+async def consensus_of(connection: AsyncConnection, question_ids: Sequence[str]) -> dict[str, Label]:
+    """The :func:`consensus` of each of the questions that has one. At most some hundred ids."""
+    given: dict[str, list[Label]] = {}
+    for row in await connection.execute(sa.select(labels).where(labels.c.question_id.in_(question_ids)).order_by(labels.c.id)):
+        given.setdefault(row.question_id, []).append(label_of(row))
+    settled = {row.question_id: adjudication_of(row) for row in await connection.execute(sa.select(adjudications).where(adjudications.c.question_id.in_(question_ids)))}
+    found = {question_id: consensus(given.get(question_id, ()), settled.get(question_id)) for question_id in given.keys() | settled.keys()}
+    return {question_id: label for question_id, label in found.items() if label is not None}
+
+
+def _age(label: Label) -> tuple[datetime, int]:
+    return label.created_at, label.id
+
+
 class SqlLabels:
     """Repository of labels. Raises :class:`core.errors.StorageError`."""
 
@@ -48,6 +101,11 @@ class SqlLabels:
         if stored is None:
             raise InputError(f"question {question_id}", "not in the log", "It may have been erased on a member's wish; go on with the next")
         return stored
+
+    async def add_new(self, given: Sequence[Label]) -> list[bool]:
+        """Append labels with the times that they bear, in one transaction. Returns for each whether it was stored: one that its labeller has given before (same question, label and
+        rewrite) is left out, and so is one for a question that is not in the log."""
+        return await self._database.writer.submit(self._add_new, tuple(given), len(given)) if given else []
 
     async def remove(self, label_id: int) -> bool:
         """Take a label back (undo). False when there is none."""
@@ -72,6 +130,9 @@ class SqlLabels:
     def _add(self, connection: Connection, items: Sequence[Label]) -> list[Label | None]:
         return [_insert(connection, item) for item in items]
 
+    def _add_new(self, connection: Connection, batches: Sequence[tuple[Label, ...]]) -> list[list[bool]]:
+        return [[not _given_before(connection, item) and _insert(connection, item) is not None for item in batch] for batch in batches]
+
     def _remove(self, connection: Connection, ids: Sequence[int]) -> list[bool]:
         return [connection.execute(sa.delete(labels).where(labels.c.id == label_id)).rowcount > 0 for label_id in ids]
 
@@ -79,6 +140,16 @@ class SqlLabels:
 def label_of(row: Row[Any]) -> Label:
     """A row of ``labels`` as a value."""
     return Label(row.question_id, row.labeller, LabelValue(row.label), row.created_at, row.rewrite, row.id)
+
+
+def adjudication_of(row: Row[Any]) -> Adjudication:
+    """A row of ``adjudications`` as a value."""
+    return Adjudication(row.question_id, LabelValue(row.label), row.adjudicator, row.created_at, row.rewrite)
+
+
+def _given_before(connection: Connection, item: Label) -> bool:
+    same = (labels.c.question_id == item.question_id, labels.c.labeller == item.labeller, labels.c.label == item.label.value)
+    return item.rewrite in connection.scalars(sa.select(labels.c.rewrite).where(*same)).all()
 
 
 def _insert(connection: Connection, item: Label) -> Label | None:

@@ -5,8 +5,12 @@
     chats ─ messages ─(utterance_id)─ questions ┬─ verdicts   many per question, the newest is current
                                                 ├─ rewrites   many per question, the newest is current
                                                 ├─ labels     many per question, the newest is current
+                                                ├─ adjudications  the last word where labellers disagree; at most one per question
+                                                ├─ label_repeats  questions that a labeller sees a second time, to measure agreement with oneself
+                                                ├─ review_queue   what deserves a human eye first; at most one entry per question
                                                 └─ complaints a member called the reply wrong; at most one per question
     replies   the outbox            members   consent           group_settings   what admins switched in a group
+    job_schedules   from when on each periodic job is due      job_runs   its last run
 
 Times are aware datetimes in UTC on the Python side. Row ids ascend in order of arrival.
 """
@@ -128,6 +132,8 @@ verdicts = sa.Table(
     sa.Column("threshold", sa.Double(), nullable=False),
     sa.Column("latency_ms", sa.Double(), nullable=False),
     sa.Column("judged_at", UtcDateTime(), nullable=False),
+    # False: what the bot acted on in the group; True: judged again later, which changes nothing there.
+    sa.Column("relabelled", sa.Boolean(), nullable=False, server_default=sa.false()),
 )
 sa.Index("ix_verdicts_question", verdicts.c.question_id, verdicts.c.id)
 
@@ -161,6 +167,7 @@ labels = sa.Table(
 )
 sa.Index("ix_labels_question", labels.c.question_id, labels.c.id)
 sa.Index("ix_labels_labeller", labels.c.labeller, labels.c.id)
+sa.Index("ix_labels_question_labeller", labels.c.question_id, labels.c.labeller)
 
 replies = sa.Table(
     "replies",
@@ -206,4 +213,51 @@ complaints = sa.Table(
     metadata,
     sa.Column("question_id", sa.Text(), sa.ForeignKey("questions.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("created_at", UtcDateTime(), nullable=False),
+)
+
+review_queue = sa.Table(
+    "review_queue",
+    metadata,
+    sa.Column("question_id", sa.Text(), sa.ForeignKey("questions.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("reason", sa.Text(), nullable=False),
+    sa.Column("priority", sa.Double(), nullable=False),
+    sa.Column("detail", sa.Text(), nullable=False),
+    sa.Column("created_at", UtcDateTime(), nullable=False),
+)
+sa.Index("ix_review_queue_priority", review_queue.c.priority, review_queue.c.question_id)
+
+label_repeats = sa.Table(
+    "label_repeats",
+    metadata,
+    sa.Column("question_id", sa.Text(), sa.ForeignKey("questions.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("labeller", sa.Text(), primary_key=True),
+    sa.Column("created_at", UtcDateTime(), nullable=False),
+)
+sa.Index("ix_label_repeats_labeller", label_repeats.c.labeller, label_repeats.c.created_at)
+
+adjudications = sa.Table(
+    "adjudications",
+    metadata,
+    sa.Column("question_id", sa.Text(), sa.ForeignKey("questions.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("label", sa.Text(), nullable=False),
+    sa.Column("rewrite", sa.Text()),
+    sa.Column("adjudicator", sa.Text(), nullable=False),
+    sa.Column("created_at", UtcDateTime(), nullable=False),
+)
+
+job_schedules = sa.Table(
+    "job_schedules",
+    metadata,
+    sa.Column("name", sa.Text(), primary_key=True),
+    sa.Column("cron", sa.Text(), nullable=False),
+    sa.Column("due_after", UtcDateTime(), nullable=False),
+)
+
+job_runs = sa.Table(
+    "job_runs",
+    metadata,
+    sa.Column("name", sa.Text(), primary_key=True),
+    sa.Column("began_at", UtcDateTime(), nullable=False),
+    sa.Column("ended_at", UtcDateTime()),
+    sa.Column("outcome", sa.Text(), nullable=False),
 )

@@ -6,7 +6,7 @@ idempotency key: once more at most, and not twice at all where the platform know
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -48,6 +48,8 @@ class _Claim:
     platform: str
     limit: int
     lease: timedelta
+    chat_id: str | None
+    without: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,12 @@ class SqlOutbox:
         """Queue a reply. False, and nothing happens, when its idempotency key was queued before."""
         return await self._database.writer.submit(self._enqueue, reply)
 
-    async def claim(self, platform: str, limit: int = 20, lease: timedelta = timedelta(seconds=60)) -> list[QueuedReply]:
-        """Due replies of a platform, oldest first, for the caller to send now. They are nobody else's for the time of ``lease``; after it they are due again unless marked."""
-        return await self._database.writer.submit(self._claim, _Claim(platform, limit, lease))
+    async def claim(self, platform: str, limit: int = 20, lease: timedelta = timedelta(seconds=60), chat_id: str | None = None, without: Collection[str] = ()) -> list[QueuedReply]:
+        """Due replies of a platform (or of one group of it, ``chat_id``; none of the groups ``without``), oldest first, for the caller to send now.
+
+        They are nobody else's for the time of ``lease``; after it they are due again unless marked.
+        """
+        return await self._database.writer.submit(self._claim, _Claim(platform, limit, lease, chat_id, tuple(without)))
 
     async def sent(self, key: str, platform_message_id: str) -> None:
         """The platform took it."""
@@ -82,14 +87,14 @@ class SqlOutbox:
         """The platform refuses it for good."""
         await self._finish(key, state=ReplyState.FAILED.value, error=error)
 
-    async def expire(self, max_age: timedelta) -> int:
-        """Give up replies that have waited longer than ``max_age``. Returns how many."""
-        return await self._database.writer.submit(self._expire, max_age)
+    async def expire(self, platform: str, max_age: timedelta, spared: str = "") -> int:
+        """Give up replies of a platform that have waited longer than ``max_age``, but for those whose key begins with ``spared``. Returns how many."""
+        return await self._database.writer.submit(self._expire, (platform, max_age, spared))
 
-    async def next_due(self, platform: str) -> datetime | None:
-        """When the next reply of a platform becomes due, or None when none waits."""
+    async def next_due(self, platform: str, without: Collection[str] = ()) -> datetime | None:
+        """When the next reply of a platform becomes due in a group that is not among ``without``, or None when none waits."""
         async with self._database.read() as connection:
-            due: datetime | None = (await connection.execute(sa.select(sa.func.min(replies.c.due_at)).where(*_pending(platform)))).scalar()
+            due: datetime | None = (await connection.execute(sa.select(sa.func.min(replies.c.due_at)).where(*_pending(platform), replies.c.chat_id.not_in(without)))).scalar()
             return due
 
     async def get(self, key: str) -> QueuedReply | None:
@@ -131,8 +136,9 @@ class SqlOutbox:
         now = self._database.now()
         answers = []
         for claim in claims:
-            due = sa.select(replies.c.id).where(*_pending(claim.platform), replies.c.due_at <= now).order_by(replies.c.id).limit(claim.limit).with_for_update(skip_locked=True)
-            ids = list(connection.scalars(due))
+            groups = replies.c.chat_id.not_in(claim.without) if claim.chat_id is None else replies.c.chat_id == claim.chat_id
+            due = sa.select(replies.c.id).where(*_pending(claim.platform), groups, replies.c.due_at <= now).order_by(replies.c.id).limit(claim.limit)
+            ids = list(connection.scalars(due.with_for_update(skip_locked=True)))
             connection.execute(sa.update(replies).where(replies.c.id.in_(ids)).values(attempts=replies.c.attempts + 1, due_at=now + claim.lease))
             answers.append([_queued(row) for row in connection.execute(sa.select(replies).where(replies.c.id.in_(ids)).order_by(replies.c.id))])
         return answers
@@ -142,10 +148,14 @@ class SqlOutbox:
             connection.execute(sa.update(replies).where(replies.c.idempotency_key == outcome.key).values(**outcome.values))
         return [None] * len(outcomes)
 
-    def _expire(self, connection: Connection, ages: Sequence[timedelta]) -> list[int]:
-        now = self._database.now()
-        old = [sa.update(replies).where(replies.c.state == ReplyState.PENDING.value, replies.c.created_at < now - age).values(state=ReplyState.EXPIRED.value) for age in ages]
-        return [connection.execute(statement).rowcount for statement in old]
+    def _expire(self, connection: Connection, limits: Sequence[tuple[str, timedelta, str]]) -> list[int]:
+        answers = []
+        for platform, age, spared in limits:
+            old = [*_pending(platform), replies.c.created_at < self._database.now() - age]
+            if spared:
+                old.append(sa.not_(replies.c.idempotency_key.startswith(spared, autoescape=True)))
+            answers.append(connection.execute(sa.update(replies).where(*old).values(state=ReplyState.EXPIRED.value)).rowcount)
+        return answers
 
 
 def _pending(platform: str) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:

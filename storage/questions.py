@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,11 +10,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from core.delivery import REPLY_PREFIX
 from core.messages import ContextLine, ConversationKey, Question, RefusalReason, Resolution, Utterance, Verdict
 from storage.bulk import execute_many
 from storage.engine import Database, insert_new
-from storage.labels import Label, label_of
-from storage.models import labels, messages, questions, rewrites, verdicts
+from storage.labels import Label, consensus_of
+from storage.models import labels, messages, questions, replies, rewrites, verdicts
 
 _UNJUDGED, _UNRESOLVED, _DONE = "unjudged", "unresolved", "done"
 _PAGE = 500
@@ -29,7 +30,11 @@ _MERGE = (
 
 @dataclass(frozen=True, slots=True)
 class LoggedQuestion:
-    """A question with what is known of it: its current verdict, rewrite and label, each None where there is none yet."""
+    """A question with what is known of it, each None where there is none yet.
+
+    ``verdict`` is the newest, also where it comes from judging again later: exports and labellers see what the best gate so far says. ``resolution`` is what the bot made of the
+    question in the group, which judging again does not change. ``label`` is the :func:`storage.labels.consensus` of the labellers.
+    """
 
     question: Question
     verdict: Verdict | None = None
@@ -39,7 +44,8 @@ class LoggedQuestion:
 
 @dataclass(frozen=True, slots=True)
 class QuestionCounts:
-    """Totals for summaries. ``judged``: with a verdict; ``needs_resolution``: by the current one; ``resolved``: with an accepted rewrite as the current one."""
+    """Totals of what the bot did in its groups: later judging does not count. ``judged``: with a verdict; ``needs_resolution``: by the newest of these; ``resolved``: with an
+    accepted rewrite as the newest one."""
 
     utterances: int
     questions: int
@@ -72,7 +78,13 @@ class SqlQuestionLog:
 
     async def unfinished(self) -> list[LoggedQuestion]:
         """As :meth:`unjudged`, with the verdict where there is one already: such a question only waits for its rewrite."""
-        return [logged async for logged in self._pages(questions.c.status != _DONE)]
+        return [logged async for logged in self._pages(questions.c.status != _DONE, live=True)]
+
+    async def unanswered(self, platforms: Collection[str], since: datetime) -> list[LoggedQuestion]:
+        """Questions of ``platforms`` that were asked at ``since`` or later, are through all their steps, and to which no reply was ever queued, oldest first."""
+        replied = sa.exists().where(replies.c.idempotency_key == sa.literal(REPLY_PREFIX) + questions.c.id)
+        here = (questions.c.platform.in_(platforms), questions.c.asked_at >= since, questions.c.status == _DONE)
+        return [logged async for logged in self._pages(*here, ~replied, live=True)]
 
     async def judged(self, question_id: str, verdict: Verdict) -> None:
         """Append a verdict and make it the current one. Nothing happens when the question was erased meanwhile."""
@@ -85,6 +97,13 @@ class SqlQuestionLog:
     async def get(self, question_id: str) -> LoggedQuestion | None:
         """One question, or None."""
         return await anext(self._pages(questions.c.id == question_id), None)
+
+    async def get_many(self, question_ids: Sequence[str]) -> dict[str, LoggedQuestion]:
+        """The questions among ``question_ids`` that are (still) in the log, in order of asking."""
+        found: dict[str, LoggedQuestion] = {}
+        for start in range(0, len(question_ids), _CHUNK):
+            found.update({logged.question.id: logged async for logged in self._pages(questions.c.id.in_(question_ids[start : start + _CHUNK]))})
+        return found
 
     async def export_rows(self, since: datetime | None = None, labelled: bool = False) -> AsyncIterator[LoggedQuestion]:
         """Questions in order of asking, asked at ``since`` or later; ``labelled``: only those with a label. Holds one page in memory and no lock."""
@@ -100,11 +119,11 @@ class SqlQuestionLog:
         """All verdicts of a question, oldest first."""
         async with self._database.read() as connection:
             rows = await connection.execute(sa.select(verdicts).where(verdicts.c.question_id == question_id).order_by(verdicts.c.id))
-            return [_verdict(row._mapping) for row in rows]
+            return [verdict_of(row) for row in rows]
 
     async def counts(self) -> QuestionCounts:
         """Totals over all conversations."""
-        verdict, rewrite = _newest(verdicts), _newest(rewrites)
+        verdict, rewrite = _newest(verdicts, ~verdicts.c.relabelled), _newest(rewrites)
         needs = verdict.c.probability >= verdict.c.threshold
         sums = [sa.func.count(questions.c.id), sa.func.count(verdict.c.id), sa.func.count(sa.case((needs, 1))), sa.func.count(sa.case((needs, rewrite.c.rewrite)))]
         joined = questions.outerjoin(verdict, verdict.c.question_id == questions.c.id).outerjoin(rewrite, rewrite.c.question_id == questions.c.id)
@@ -113,8 +132,8 @@ class SqlQuestionLog:
             totals = (await connection.execute(sa.select(*sums).select_from(joined))).one()
         return QuestionCounts(utterances, totals[0], totals[1], totals[2], totals[3])
 
-    async def _pages(self, *conditions: sa.ColumnElement[bool]) -> AsyncIterator[LoggedQuestion]:
-        """Page by page behind the last question seen, so that no read transaction stays open while the caller works."""
+    async def _pages(self, *conditions: sa.ColumnElement[bool], live: bool = False) -> AsyncIterator[LoggedQuestion]:
+        """Page by page behind the last question seen, so that no read transaction stays open while the caller works. ``live``: with the verdict that the bot acted on."""
         last: tuple[datetime, str] | None = None
         while True:
             behind = [] if last is None else [sa.or_(questions.c.asked_at > last[0], sa.and_(questions.c.asked_at == last[0], questions.c.id > last[1]))]
@@ -122,15 +141,12 @@ class SqlQuestionLog:
             async with self._database.read() as connection:
                 page = [question_of(row) for row in await connection.execute(statement)]
                 ids = [question.id for question in page]
-                found = [{row.question_id: row for row in await connection.execute(_current(table, ids))} for table in (verdicts, rewrites, labels)]
+                judged = {row.question_id: row for row in await connection.execute(_current(verdicts, ids, *((~verdicts.c.relabelled,) if live else ())))}
+                rewritten = {row.question_id: row for row in await connection.execute(_current(rewrites, ids))}
+                agreed = await consensus_of(connection, ids)
             for question in page:
-                verdict, rewrite, label = (rows.get(question.id) for rows in found)
-                yield LoggedQuestion(
-                    question,
-                    _verdict(verdict._mapping) if verdict else None,
-                    _resolution(rewrite._mapping) if rewrite else None,
-                    label_of(label) if label else None,
-                )
+                verdict, rewrite = judged.get(question.id), rewritten.get(question.id)
+                yield LoggedQuestion(question, verdict_of(verdict) if verdict else None, _resolution(rewrite._mapping) if rewrite else None, agreed.get(question.id))
             if len(page) < _PAGE:
                 return
             last = (page[-1].asked_at, page[-1].id)
@@ -155,7 +171,7 @@ class SqlQuestionLog:
 
     def _judged(self, connection: Connection, items: Sequence[tuple[str, Verdict]]) -> list[None]:
         present, now = _present(connection, [question_id for question_id, _ in items]), self._database.now()
-        rows = [{"question_id": question_id, "judged_at": now, **_verdict_row(verdict)} for question_id, verdict in items if question_id in present]
+        rows = [{"question_id": question_id, "judged_at": now, **verdict_row(verdict)} for question_id, verdict in items if question_id in present]
         if rows:
             connection.execute(sa.insert(verdicts), rows)
             current = dict(items)
@@ -173,9 +189,6 @@ class SqlQuestionLog:
             connection.execute(sa.insert(rewrites), rows)
             _set_status(connection, _DONE, present)
         return [None] * len(items)
-
-
-_VERDICT_COLUMNS = ("model", "adapter", "prompt_version", "stage", "probability", "threshold", "latency_ms")
 
 
 def _storable(connection: Connection, asked: Sequence[Question], now: datetime) -> list[dict[str, Any]]:
@@ -215,14 +228,14 @@ def _set_status(connection: Connection, status: str, ids: set[str]) -> None:
         connection.execute(sa.update(questions).where(questions.c.id.in_(ids)).values(status=status))
 
 
-def _newest(table: sa.Table) -> sa.Subquery:
+def _newest(table: sa.Table, *conditions: sa.ColumnElement[bool]) -> sa.Subquery:
     """The newest row of each question."""
-    newest = sa.select(sa.func.max(table.c.id)).group_by(table.c.question_id)
+    newest = sa.select(sa.func.max(table.c.id)).where(*conditions).group_by(table.c.question_id)
     return sa.select(table).where(table.c.id.in_(newest)).subquery()
 
 
-def _current(table: sa.Table, question_ids: Sequence[str]) -> sa.Select[Any]:
-    newest = sa.select(sa.func.max(table.c.id)).where(table.c.question_id.in_(question_ids)).group_by(table.c.question_id)
+def _current(table: sa.Table, question_ids: Sequence[str], *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    newest = sa.select(sa.func.max(table.c.id)).where(table.c.question_id.in_(question_ids), *conditions).group_by(table.c.question_id)
     return sa.select(table).where(table.c.id.in_(newest))
 
 
@@ -267,12 +280,17 @@ def question_of(row: Row[Any]) -> Question:
     )
 
 
-def _verdict_row(verdict: Verdict) -> dict[str, Any]:
+_VERDICT_COLUMNS = ("model", "adapter", "prompt_version", "stage", "probability", "threshold", "latency_ms")
+
+
+def verdict_row(verdict: Verdict) -> dict[str, Any]:
+    """The columns of ``verdicts`` that a verdict fills."""
     return {column: getattr(verdict, column) for column in _VERDICT_COLUMNS}
 
 
-def _verdict(row: sa.RowMapping) -> Verdict:
-    return Verdict(**{column: row[column] for column in _VERDICT_COLUMNS})
+def verdict_of(row: Row[Any]) -> Verdict:
+    """A row of ``verdicts`` as a value."""
+    return Verdict(**{column: row._mapping[column] for column in _VERDICT_COLUMNS})
 
 
 _REWRITE_COLUMNS = ("candidate", "rewrite", "confidence", "model", "prompt_version", "adapter", "latency_ms")

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from core.errors import StorageError
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision in ``versions``."""
 
 

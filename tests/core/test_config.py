@@ -291,3 +291,17 @@ def test_any_file_is_read_or_refused_in_one_line(tmp_path: Path, text: str) -> N
         assert load_config(path, {}).source == str(path)
         return
     refused(path)
+
+
+# --- periodic jobs
+
+
+@pytest.mark.parametrize("key", ["cron", "cycle_cron"])
+def test_a_wrong_crontab_says_what_is_wrong_with_it(key: str) -> None:
+    error = refused(None, {f"DOUJIE_RELABEL__{key.upper()}": "0 25 * * *"})
+    assert f"[relabel] {key} = '0 25 * * *': hour '25' is not in 0-23" in str(error)
+
+
+def test_cycles_may_be_left_out_and_relabelling_has_a_time() -> None:
+    assert load_config(None, {"DOUJIE_RELABEL__CYCLE_CRON": " "}).relabel.cycle_cron == ""
+    assert "five fields" in str(refused(None, {"DOUJIE_RELABEL__CRON": ""}))

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
+from core.config import load_config
 from core.messages import Message
-from core.records import letter
+from core.records import json_line, letter
 from scripts.export import app
 from storage.engine import open_database
 from storage.inbox import SqlInbox
@@ -51,10 +54,13 @@ def config(tmp_path: Path) -> Path:
 
 
 def export(config: Path, form: str, *options: str) -> Any:
+    """What the file holds; the folder of a dataset."""
     out = config.parent / "out.json"
     run = CliRunner().invoke(app, ["--config", str(config), "--format", form, "--out", str(out), *options])
     assert run.exit_code == 0, run.output
     assert [path for path in config.parent.iterdir() if path.name.endswith(".partial")] == []
+    if form == "hf":
+        return out
     text = out.read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()] if form == "jsonl" else json.loads(text)
 
@@ -106,6 +112,70 @@ def test_label_studio_tasks_bring_predictions_and_annotations(config: Path) -> N
     assert third["predictions"] == []
     assert "annotations" not in third
     assert first["data"]["dialogue"][0]["author"] == "A"
+
+
+def test_a_dataset_folder_has_typed_rows_and_a_card(config: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    for _ in range(2):  # the second export replaces the first
+        folder = export(config, "hf")
+    first, second, third = parquet.read_table(folder / "data").to_pylist()
+    assert first == {
+        "id": "feishu:g1:m3",
+        "lang": "zh",
+        "asked_at": datetime(2026, 3, 1, 9, 0, 3, tzinfo=UTC),
+        "sender": "C",
+        "question": "怎么把它部署到 TX2？",
+        "context": [{"sender": "A", "text": "mmpose 支持移动端么，我电话[电话]"}, {"sender": "B", "text": "支持的"}],
+        "label": "yes",
+        "label_rewrite": None,
+        "probability": 0.875,
+        "needs_resolution": True,
+        "model": "tiny+group-lora",
+        "rewrite": "怎么把 mmpose 部署到 TX2？",
+    }
+    assert (second["label"], second["context"], second["probability"]) == ("not_question", [], None)
+    assert third["label"] is None
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    head = yaml.safe_load(card.split("---")[1])
+    assert (head["language"], head["size_categories"]) == (["zh"], ["n<1K"])
+    assert head["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
+    assert "3 rows, 2 of them labelled (1 not_question, 1 yes)" in card
+
+
+def test_an_empty_dataset_still_has_its_columns(config: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    table = parquet.read_table(export(config, "hf", "--since", "2030-01-01") / "data")
+    assert table.num_rows == 0
+    assert "label" in table.column_names
+
+
+def test_a_folder_of_somebody_elses_is_not_replaced(config: Path) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    out = config.parent / "out.json"
+    out.mkdir()
+    (out / "thesis.tex").write_text("\\documentclass")
+    run = CliRunner().invoke(app, ["--config", str(config), "--format", "hf", "--out", str(out)])
+    assert run.exit_code == 2
+    assert "is no exported dataset" in run.stderr
+    assert (out / "thesis.tex").exists()
+
+
+def test_the_label_is_what_labellers_agree_on(config: Path) -> None:
+    async def vote() -> None:
+        database = await open_database(load_config(config).storage.url)
+        for labeller in ("anna", "ben"):
+            await SqlLabels(database).add("feishu:g1:m3", labeller, LabelValue.NO)
+        await SqlLabels(database).add("feishu:g1:m3", "me", LabelValue.YES)
+        await database.close()
+
+    asyncio.run(vote())
+    assert export(config, "jsonl")[0]["label"] == "no"
+
+
+def test_line_separators_inside_a_text_do_not_end_a_line() -> None:
+    line = json_line({"question": "一\u2028二\u2029三\x85四"})
+    assert len(line.splitlines()) == 1
+    assert json.loads(line)["question"] == "一\u2028二\u2029三\x85四"
 
 
 def test_errors_are_one_line(config: Path) -> None:

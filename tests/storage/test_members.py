@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from core.messages import ConversationKey
 from core.ports import OutgoingReply
@@ -10,9 +11,11 @@ from storage.engine import Database
 from storage.inbox import SqlInbox
 from storage.labels import LabelValue, SqlLabels
 from storage.members import SqlMembers
+from storage.models import adjudications, label_repeats
 from storage.outbox import ReplyState, SqlOutbox
 from storage.questions import SqlQuestionLog
-from tests.storage.samples import StillClock, ask, bytes_on_disk, message, resolution, verdict
+from storage.review_queue import QueueItem, QueueReason, SqlReviewQueue
+from tests.storage.samples import START, StillClock, ask, bytes_on_disk, message, resolution, verdict
 
 GROUP = ConversationKey("feishu", "g1")
 
@@ -31,6 +34,11 @@ async def lived_in(database: Database) -> Database:
     await log.judged(other.key, verdict(0.9))
     await log.resolved(other.key, resolution("怎么把 zebrafish 部署到 TX2？"))
     await SqlLabels(database).add(other.key, "anna", LabelValue.YES, "怎么把 zebrafish 部署到 TX2？")
+    await SqlReviewQueue(database).put([QueueItem(key, QueueReason.NEW_WORDS, 1.0, "zebrafish") for key in (asked.key, other.key)])
+    async with database._writer_engine.begin() as connection:
+        await connection.execute(sa.insert(label_repeats), [{"question_id": key, "labeller": "anna", "created_at": START} for key in (asked.key, other.key)])
+        settled = {"label": "yes", "adjudicator": "ben", "created_at": START, "rewrite": "怎么把 zebrafish 部署到 TX2？"}
+        await connection.execute(sa.insert(adjudications), [{"question_id": key, **settled} for key in (asked.key, other.key)])
     await SqlOutbox(database).enqueue(OutgoingReply(GROUP, "zebrafish 这样装", "k1", reply_to="m2", mention="u-gone"))
     return database
 
@@ -44,7 +52,11 @@ async def test_forget_leaves_no_trace_in_tables_or_file(lived_in: Database, path
     assert row.resolution is not None
     assert row.resolution.rewrite is None
     assert row.label is not None
-    assert (row.label.label, row.label.rewrite) == (LabelValue.YES, None)
+    assert (row.label.labeller, row.label.label, row.label.rewrite) == ("ben", LabelValue.YES, None)
+    assert [(item.question_id, item.detail) for item in await SqlReviewQueue(lived_in).top(9)] == [(row.question.id, "")]
+    async with lived_in.read() as connection:
+        assert list(await connection.scalars(sa.select(label_repeats.c.question_id))) == [row.question.id]
+        assert list(await connection.scalars(sa.select(adjudications.c.question_id))) == [row.question.id]
     assert [m.mentions for m in await SqlInbox(lived_in).recent(GROUP, 10)] == [("u5",), ()]
     assert (await SqlOutbox(lived_in).counts())[ReplyState.EXPIRED] == 1
     disk = bytes_on_disk(path)

@@ -58,7 +58,10 @@ async def test_what_waited_too_long_expires(outbox: SqlOutbox, clock: StillClock
     await outbox.enqueue(reply("old"))
     clock.forward(minutes=10)
     await outbox.enqueue(reply("new"))
-    assert await outbox.expire(timedelta(minutes=5)) == 1
+    await outbox.enqueue(reply("elsewhere", "wechat"))
+    assert await outbox.expire("feishu", timedelta(minutes=5), "ol") == 0
+    assert await outbox.expire("wechat", timedelta(minutes=5)) == 0
+    assert await outbox.expire("feishu", timedelta(minutes=5), "notice:") == 1
     assert [queued.reply.idempotency_key for queued in await outbox.claim("feishu")] == ["new"]
 
 
@@ -67,3 +70,14 @@ async def test_oldest_first_and_no_more_than_asked_for(outbox: SqlOutbox) -> Non
         await outbox.enqueue(reply(f"k{number}"))
     assert [queued.reply.idempotency_key for queued in await outbox.claim("feishu", limit=3)] == ["k0", "k1", "k2"]
     assert [queued.reply.idempotency_key for queued in await outbox.claim("feishu", limit=3)] == ["k3", "k4"]
+
+
+async def test_one_group_alone_may_be_claimed(outbox: SqlOutbox) -> None:
+    for number, group in enumerate(["g1", "g2", "g1"]):
+        await outbox.enqueue(OutgoingReply(ConversationKey("wechat", group), "答案", f"k{number}"))
+    assert [queued.reply.idempotency_key for queued in await outbox.claim("wechat", chat_id="g1")] == ["k0", "k2"]
+    assert await outbox.claim("wechat", chat_id="g3") == []
+    assert await outbox.next_due("wechat", ["g1", "g2"]) is None
+    assert await outbox.next_due("wechat", ["g1"]) == START
+    assert await outbox.claim("wechat", without=["g2"]) == []
+    assert [queued.reply.idempotency_key for queued in await outbox.claim("wechat", without=["g1"])] == ["k1"]
