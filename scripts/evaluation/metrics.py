@@ -6,7 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from core.grounding import normalise, squeeze
+from scripts.resampling import weighted_auc, whole_set
 
 _HAN = re.compile(r"[\u3400-\u9fff]")
 
@@ -42,12 +45,11 @@ class Confusion:
 
 
 def auc(truth: Sequence[bool], scores: Sequence[float]) -> float | None:
-    """Area under the ROC curve; None when all labels are equal."""
+    """Area under the ROC curve, ties counted half; None when all labels are equal."""
     if len(set(truth)) < 2:
         return None
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(truth, scores))
+    labels = np.array(truth, dtype=bool)
+    return float(weighted_auc(labels, np.array(scores, dtype=np.float64), whole_set(len(labels)))[0])
 
 
 def expected_calibration_error(truth: Sequence[bool], probabilities: Sequence[float], bins: int = 10) -> float:
