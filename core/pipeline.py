@@ -20,9 +20,10 @@ from core.context import ConversationMemory
 from core.errors import BackendError
 from core.events import MessageRecalled, MessageStored, QuestionAsked, QuestionJudged, QuestionResolved, UtteranceClosed
 from core.merger import Merger
-from core.messages import Question, Utterance, Verdict
-from core.ports import Gate, Inbox, QuestionLog, Resolver
+from core.messages import ConversationKey, Question, Utterance, Verdict
+from core.ports import Gate, Inbox, QuestionLog, Resolver, UnfinishedQuestion
 from core.question_filter import QuestionFilter
+from core.retries import RetrySchedule
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -43,7 +44,8 @@ class Counts:
 @dataclass(frozen=True, slots=True)
 class PipelineSettings:
     """``context_lines``: earlier messages that a question keeps; ``judge_together``: most questions in one call of the gate; ``record_together``: most utterances in one
-    transaction; ``queue_size``: questions that may wait for a model before intake waits.
+    transaction; ``queue_size``: questions that may wait for a model before intake waits; ``platforms``: whose open work a start takes up (None: everybody's): another process may
+    be working on the rest.
     """
 
     context_lines: int = 16
@@ -51,6 +53,7 @@ class PipelineSettings:
     record_together: int = 500
     queue_size: int = 256
     glossary: tuple[str, ...] = ()
+    platforms: frozenset[str] | None = None
 
 
 class Pipeline:
@@ -79,6 +82,7 @@ class Pipeline:
         self._to_resolve: asyncio.Queue[tuple[Question, Verdict]] = asyncio.Queue(self.settings.queue_size)
         self._tasks: list[asyncio.Task[None]] = []
         self._already_merged: set[str] = set()
+        self._retries = RetrySchedule(self._clock)
         self._timer_wake = asyncio.Event()
         bus.subscribe(MessageStored, self._on_message)
         bus.subscribe(MessageRecalled, self._on_recall)
@@ -88,7 +92,7 @@ class Pipeline:
 
     async def start(self, *, live: bool = True) -> None:
         """Take up what an earlier run left open, then work. ``live``: close utterances by the clock, not only by later messages."""
-        for worker in (self._record_waiting, self._judge_waiting, self._resolve_waiting):
+        for worker in (self._record_waiting, self._judge_waiting, self._resolve_waiting, self._retry_failed):
             self._tasks.append(asyncio.create_task(worker(), name=worker.__name__))
         await self._recover()
         if live:
@@ -98,13 +102,19 @@ class Pipeline:
         unmerged, unfinished = await self.inbox.unmerged(), await self.questions.unfinished()
         self._already_merged = set(unmerged.merged)
         for message in unmerged.messages:
-            await self.bus.publish(MessageStored(message, live=False))
+            if self._is_ours(message.conversation):
+                await self.bus.publish(MessageStored(message, live=False))
+        await self._take_up([entry for entry in unfinished if self._is_ours(entry.question.conversation)])
+
+    async def _take_up(self, unfinished: Sequence[UnfinishedQuestion]) -> None:
         for entry in unfinished:
-            question, verdict = entry.question, entry.verdict
-            if verdict is None and self.gate is not None:
-                await self._to_judge.put(question)
-            elif verdict is not None and self.resolver is not None:
-                await self._to_resolve.put((question, verdict))
+            if entry.verdict is None and self.gate is not None:
+                await self._to_judge.put(entry.question)
+            elif entry.verdict is not None and self.resolver is not None:
+                await self._to_resolve.put((entry.question, entry.verdict))
+
+    def _is_ours(self, conversation: ConversationKey) -> bool:
+        return self.settings.platforms is None or conversation.platform in self.settings.platforms
 
     async def drain(self) -> None:
         """Wait until every message seen so far is through all stages. Utterances that are still open stay open."""
@@ -204,9 +214,15 @@ class Pipeline:
     async def _judge_waiting(self) -> None:
         while True:
             batch = await _take(self._to_judge, self.settings.judge_together)
-            await self._guarded("gate", lambda batch=batch: self._judge(batch))  # type: ignore[misc]
+            for part in self._apart(batch):
+                await self._guarded("gate", lambda part=part: self._judge(part), part)  # type: ignore[misc]
             for _ in batch:
                 self._to_judge.task_done()
+
+    def _apart(self, batch: Sequence[Question]) -> list[list[Question]]:
+        """Questions that failed before are judged alone: one that no model can take must not fail its neighbours again."""
+        fresh = [question for question in batch if not self._retries.has_failed(question.id)]
+        return [*([fresh] if fresh else []), *([question] for question in batch if self._retries.has_failed(question.id))]
 
     async def _judge(self, batch: Sequence[Question]) -> None:
         assert self.gate is not None
@@ -226,7 +242,7 @@ class Pipeline:
     async def _resolve_waiting(self) -> None:
         while True:
             question, verdict = await self._to_resolve.get()
-            await self._guarded("resolver", lambda q=question, v=verdict: self._resolve(q, v))  # type: ignore[misc]
+            await self._guarded("resolver", lambda q=question, v=verdict: self._resolve(q, v), [question])  # type: ignore[misc]
             self._to_resolve.task_done()
 
     async def _resolve(self, question: Question, verdict: Verdict) -> None:
@@ -237,17 +253,38 @@ class Pipeline:
             self.counts.resolved += 1
         self.bus.publish_result(QuestionResolved(question, verdict, resolution))
 
-    async def _guarded(self, stage: str, work: Callable[[], Awaitable[None]]) -> None:
-        """A failing model or database must not end the worker: its questions stay unfinished in the log and are taken up by the next start."""
+    async def _guarded(self, stage: str, work: Callable[[], Awaitable[None]], of: Sequence[Question] = ()) -> None:
+        """A failing model or database must not end the worker: the questions that it was busy with stay unfinished in the log. Those ``of`` a failing model are taken up again when
+        it may be asked again, the others by the next start.
+        """
         try:
             await work()
         except BackendError as error:
             self.counts.backend_failures += 1
-            log.warning("backend_failed", stage=stage, backend=error.backend, problem=error.problem)
+            log.warning("backend_failed", stage=stage, backend=error.backend, problem=error.problem, questions=len(of))
+            for question in of:
+                self._retries.failed(question.id, error.retry_after)
         except Exception as error:
             self.counts.backend_failures += 1
             log.error("stage_failed", stage=stage, error=type(error).__name__)
             log.debug("stage_failed_detail", stage=stage, detail=str(error))
+        else:
+            for question in of:
+                self._retries.succeeded(question.id)
+
+    async def _retry_failed(self) -> None:
+        """Give questions whose model failed back to the queues, as they stand in the log by then: what was recalled meanwhile is not among them."""
+        while True:
+            due = await self._retries.next()
+            await self._guarded("storage", lambda due=due: self._retry(due))  # type: ignore[misc]
+
+    async def _retry(self, due: set[str]) -> None:
+        # Only those that failed: whatever else is unfinished waits in a queue already, and would be judged twice.
+        again = [entry for entry in await self.questions.unfinished() if entry.question.id in due]
+        for erased in due.difference(entry.question.id for entry in again):
+            self._retries.succeeded(erased)
+        log.info("questions_taken_up", questions=len(again))
+        await self._take_up(again)
 
 
 async def _take(queue: asyncio.Queue[T], most: int) -> list[T]:

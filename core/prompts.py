@@ -39,6 +39,15 @@ class GatePrompt:
         """(needs resolution, stands alone): the order in which back ends are asked."""
         return self.yes, self.no
 
+    def fill(self, question: str, lines: Sequence[str], glossary: Sequence[str] = ()) -> Prompt:
+        """The prompt for one question; ``lines`` are earlier messages, oldest first."""
+        fixed = f"{self.instruction}\n" if self.instruction else ""
+        if glossary:
+            fixed += f"{self.glossary_mark}{'、'.join(one_line(term) for term in glossary)}\n"
+        shown = [one_line(line)[: self.line_chars] for line in lines][-self.context_lines :] if self.context_lines else []
+        context = "".join(f"{self.line_mark}{line}\n" for line in shown if line)
+        return Prompt(fixed, context, f"{self.question_mark}{shorten(one_line(question), self.question_chars)}\n{self.answer_mark}")
+
 
 _RULE = "判断群聊里的这个问题能否独立成立：不看其他消息，能知道它在问什么吗？代词（它、这个、那个）指向别处，或缺少必要的对象，答 yes（缺少上文）；否则答 no。"
 
@@ -63,13 +72,7 @@ def gate_prompt(question: Question, glossary: Sequence[str] = (), version: str =
 
 def gate_prompt_of(question: str, lines: Sequence[str], glossary: Sequence[str] = (), version: str = DEFAULT_GATE_PROMPT) -> Prompt:
     """As :func:`gate_prompt`, for texts: ``lines`` are earlier messages, oldest first."""
-    form = GATE_PROMPTS[version]
-    fixed = f"{form.instruction}\n" if form.instruction else ""
-    if glossary:
-        fixed += f"{form.glossary_mark}{'、'.join(one_line(term) for term in glossary)}\n"
-    shown = [one_line(line)[: form.line_chars] for line in lines][-form.context_lines :] if form.context_lines else []
-    context = "".join(f"{form.line_mark}{line}\n" for line in shown if line)
-    return Prompt(fixed, context, f"{form.question_mark}{shorten(one_line(question), form.question_chars)}\n{form.answer_mark}")
+    return GATE_PROMPTS[version].fill(question, lines, glossary)
 
 
 def last_lines(context: Sequence[ContextLine], count: int) -> list[ContextLine]:

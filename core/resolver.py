@@ -122,7 +122,8 @@ class EditResolver:
 class GenerativeResolver:
     """Implements :class:`core.ports.Resolver` with a language model that writes freely.
 
-    Its confidence is the geometric mean of the token probabilities, lowered when the ranker (if there is one) prefers another antecedent than the rewrite names.
+    Its confidence is the geometric mean of the token probabilities, lowered when the ranker (if there is one) prefers another antecedent than the rewrite names. Where the server
+    gives no token probabilities, the ranker alone speaks: see :func:`agreed_confidence`; without a ranker it is 0.
     """
 
     def __init__(
@@ -148,10 +149,12 @@ class GenerativeResolver:
             return self._resolution(None, 0.0, RefusalReason.NO_CONTEXT, started)
         generation = await self._model.generate(rewrite_prompt(self._prompt_version, question, question.context[-self._context_lines :]), self._max_tokens)
         candidate = generation.text.strip()
-        confidence = math.exp(sum(generation.logprobs) / len(generation.logprobs)) if generation.logprobs else 0.0
+        confidence = math.exp(sum(generation.logprobs) / len(generation.logprobs)) if generation.logprobs else None
         if self._ranker is not None and candidate:
             candidates = await self._worker.run(self._ranker.candidates, question, self._embed)
-            confidence *= agreement(question, candidate, self._ranker.rank(candidates) if candidates else None)
+            ranking = self._ranker.rank(candidates) if candidates else None
+            confidence = agreed_confidence(question, candidate, ranking) if confidence is None else confidence * agreement(question, candidate, ranking)
+        confidence = confidence or 0.0
         reason, found = refusal(question, candidate, confidence, self._min_confidence)
         return self._resolution(candidate or None, confidence, reason, started, found.invented)
 
@@ -173,12 +176,26 @@ class GenerativeResolver:
 
 
 def agreement(question: Question, candidate: str, ranking: Ranking | None) -> float:
-    """How far the ranker backs a free rewrite, 0.5..1: 1 when what it adds is the ranker's first term, falling with the share of the best term that it does add."""
+    """How far the ranker backs a free rewrite, 0.5..1: see :func:`backing`."""
+    return 0.5 + 0.5 * backing(question, candidate, ranking)
+
+
+def agreed_confidence(question: Question, candidate: str, ranking: Ranking | None) -> float:
+    """The confidence of a free rewrite whose own probability is not known, 0..1.
+
+    Writer and ranker choose apart from each other: where the rewrite names the ranker's first term it is half-way from the ranker's own confidence to certainty, so 0.5 at least,
+    and it falls with the share of the best term that the rewrite does add, to 0 when it adds none that the ranker knows.
+    """
+    return 0.0 if ranking is None else backing(question, candidate, ranking) * 0.5 * (1.0 + ranking.confidence)
+
+
+def backing(question: Question, candidate: str, ranking: Ranking | None) -> float:
+    """1 when what a rewrite adds is the ranker's first term; else the share of the best term that it adds over that of the first; 0 when it adds no term that was ranked."""
     if ranking is None:
-        return 0.5
+        return 0.0
     added = " ".join(check(question.text, candidate, [question.text]).invented)
     held = added and max((share for term, share in zip(ranking.terms, ranking.shares, strict=True) if any(word in term.key for word in added.split())), default=0.0)
-    return 0.5 + 0.5 * min(1.0, float(held or 0.0) / ranking.shares[0])
+    return min(1.0, float(held or 0.0) / ranking.shares[0])
 
 
 async def open_resolver(

@@ -20,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 #: Tokens beside the context that the instruction, the question and the answer of a prompt take.
 PROMPT_RESERVE = 512
+#: Where one of these is, there is an NVIDIA driver (the second: under Windows).
+NVIDIA_DEVICES = ("/dev/nvidiactl", "/dev/dxg")
 _NO_ADAPTER = ("", "none", "shipped")
 
 
@@ -129,7 +131,7 @@ def candidates(source: ModelSource) -> list[str]:
 
 def cuda_is_there() -> bool:
     """Whether torch could use an NVIDIA GPU here. torch itself, which takes seconds to import, is only asked when there is a driver."""
-    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")) or importlib.util.find_spec("torch") is None:
+    if not any(Path(device).exists() for device in NVIDIA_DEVICES) or importlib.util.find_spec("torch") is None:
         return False
     import torch
 
@@ -174,7 +176,7 @@ async def _open_server(source: ModelSource) -> OpenedModel:
         await model.close()
         remedy = "Use vLLM, llama-server, a service with logprobs, or a local back end."
         raise ConfigError(section, "backend", "openai", "the server gives no log-probabilities, which a gate needs", remedy)
-    without = "" if model.gives_logprobs else ", without log-probabilities: its rewrites carry no confidence of their own"
+    without = "" if model.gives_logprobs else ", without log-probabilities: the ranker alone says how sure a rewrite is"
     return OpenedModel("openai", model, f"openai at {server_name(values.base_url)} by {model.style}{without}")
 
 

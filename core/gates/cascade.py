@@ -12,7 +12,7 @@ import structlog
 from core.errors import BackendError
 from core.gates.worker import ModelWorker
 from core.head import EncoderHead, GateCalibration, sigmoid
-from core.messages import Question, Verdict
+from core.messages import GateVersion, Question, Verdict
 from core.ports import LanguageModel
 from core.prompts import DEFAULT_GATE_PROMPT, GATE_PROMPTS, gate_prompt
 
@@ -45,6 +45,17 @@ class CascadeGate:
         self._head = head if calibration is not None else None
         self.threshold = threshold if threshold is not None else (calibration.threshold if calibration else UNCALIBRATED_THRESHOLD)
         self.prompt = prompt or (calibration.prompt if calibration else DEFAULT_GATE_PROMPT)
+
+    @property
+    def versions(self) -> frozenset[GateVersion]:
+        """What this gate's verdicts bear: the language model with its adapter and prompt, and the head where it can judge alone."""
+        by_model = [] if self._model is None else [GateVersion(self._model.name, self._model.adapter, self.prompt)]
+        return frozenset([*by_model, *([] if self._head is None else [self._head_version])])
+
+    @property
+    def _head_version(self) -> GateVersion:
+        assert self._head is not None
+        return GateVersion(f"head {self._head.version}")
 
     async def judge(self, questions: Sequence[Question]) -> list[Verdict]:
         """See :class:`core.ports.Gate`. ``latency_ms`` of a verdict is its share of the call."""
@@ -88,16 +99,11 @@ class CascadeGate:
         else:
             assert lm_logit is not None
             probability = sigmoid(lm_logit)
-        by_head_alone = lm_logit is None
-        return Verdict(
-            probability=probability,
-            threshold=self.threshold,
-            model=f"head {self._head.version}" if by_head_alone and self._head else (self._model.name if self._model else ""),
-            prompt_version="" if by_head_alone else self.prompt,
-            stage="encoder" if by_head_alone else "lm",
-            adapter="" if by_head_alone or self._model is None else self._model.adapter,
-            latency_ms=latency_ms,
-        )
+        if lm_logit is None or self._model is None:
+            version, stage = self._head_version, "encoder"
+        else:
+            version, stage = GateVersion(self._model.name, self._model.adapter, self.prompt), "lm"
+        return Verdict(probability, self.threshold, version.model, version.prompt_version, stage, version.adapter, latency_ms)
 
     async def close(self) -> None:
         if self._model is not None:

@@ -1,4 +1,8 @@
-"""From one back end to the next when it fails: each call is answered by exactly one; one that keeps failing is left alone for a while and then tried again."""
+"""From one back end to the next when it fails: each call is answered by exactly one; one that keeps failing is left alone for a while and then tried again.
+
+A chain of one, for a server that is named without a stand-in, hands nothing over: its calls fail at once while the server is left alone, instead of each waiting for the
+time-out, and whoever called asks again later.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,8 @@ import structlog
 from core.clock import Clock, SystemClock
 from core.errors import BackendError
 from core.gates.limits import PromptTooLongError
-from core.messages import Question, Resolution, Verdict
-from core.ports import Gate, Generation, LanguageModel, Prompt, Resolver
+from core.messages import GateVersion, Question, Resolution, Verdict
+from core.ports import Gate, Generation, LanguageModel, Prompt, Resolver, versions_of
 
 log = structlog.get_logger(__name__)
 
@@ -53,12 +57,14 @@ class CircuitBreaker:
         self._failures, self._open_until, self._trying = 0, None, False
         return recovered
 
-    def failed(self, retry_after: float | None = None) -> None:
-        """Count a failure. A half-open breaker opens again at once, and so does one whose server names a time."""
+    def failed(self, retry_after: float | None = None) -> bool:
+        """Count a failure. A half-open breaker opens again at once, and so does one whose server names a time. True when it was closed and is open now."""
+        was_open = self._open_until is not None
         self._failures += 1
         self._trying = False
         if retry_after is not None or self._open_until is not None or self._failures >= self._limit:
             self._open_until = self._clock.monotonic() + max(self._cool_down if retry_after is None else retry_after, 0.0)
+        return not was_open and self._open_until is not None
 
     def left(self) -> None:
         """The call ended without telling anything about the back end."""
@@ -117,7 +123,8 @@ class Chain(Generic[T]):
                 link.breaker.left()
                 problems.append(error)
             except BackendError as error:
-                link.breaker.failed(error.retry_after)
+                if link.breaker.failed(error.retry_after):
+                    log.warning("model_left_alone", stage=self._stage, backend=link.name, seconds=round(link.breaker.waits, 1), problem=error.problem)
                 problems.append(error)
             except BaseException:
                 link.breaker.left()
@@ -147,9 +154,12 @@ class Chain(Generic[T]):
     def _nobody(self, problems: Sequence[BackendError]) -> BackendError:
         if problems and all(isinstance(problem, PromptTooLongError) for problem in problems):
             return problems[-1]
+        retry_after = min(link.breaker.waits for link in self._links) or None
+        if len(self._links) == 1:
+            return BackendError(self._links[0].name, problems[0].problem if problems else "failed lately and is left alone for a while", retry_after)
         names = ", ".join(link.name for link in self._links)
         why = "; ".join(f"{problem.backend}: {problem.problem}" for problem in problems) or "each failed lately and is left alone for a while"
-        return BackendError("failover", f"none of {names} answers ({why})", min(link.breaker.waits for link in self._links) or None)
+        return BackendError("failover", f"none of {names} answers ({why})", retry_after)
 
     async def close(self) -> None:
         """Close all parts, also when one of them fails to."""
@@ -210,6 +220,12 @@ class FailoverGate:
 
     def __init__(self, gates: Sequence[tuple[str, Gate]], *, timeout_seconds: float = 30.0, clock: Clock | None = None) -> None:
         self._chain = Chain("gate", gates, timeout_seconds, clock)
+        self._preferred = gates[0][1]
+
+    @property
+    def versions(self) -> frozenset[GateVersion]:
+        """Those of the preferred gate: what another judged in its stead may be judged again."""
+        return versions_of(self._preferred)
 
     @property
     def failovers(self) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from core.errors import BackendError
-from core.gates.openai_answers import FirstToken, Pieces, chat_pieces, completion_pieces, first_answer, tail_scores
+from core.gates.openai_answers import FirstToken, NotEchoedError, Pieces, chat_pieces, completion_pieces, first_answer, settles, tail_scores
 from core.gates.openai_http import BACKEND, HttpStatusError, JsonClient
 from core.ports import Generation, Prompt
 
@@ -29,6 +29,7 @@ class OpenAiModel:
         self._client, self._base = client, base_url
         self._top = TOP_TOKENS[0]
         self._counter: tuple[str, str, str] | None = None
+        self._unlisted: bool | None = None
         self.gives_logprobs = True
 
     @classmethod
@@ -70,19 +71,39 @@ class OpenAiModel:
         self.gives_logprobs = bool(pieces.tops)
 
     async def answer_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[float]]:
-        """As the port. An answer that is not among the listed tokens counts as less likely than the last of them; when none is, the model does not answer in the asked
-        form: BackendError.
+        """As the port. Answers that are not among the listed tokens, which happens with adapters whose loss compared the answers alone, are asked for by echo, two calls more.
+
+        Where the server does not echo, one that is not listed counts as less likely than the last that is; when none is listed, the model does not answer in the asked form:
+        BackendError.
         """
         return list(await _gather(*(self._answer(prompt, answers) for prompt in prompts)))
 
     async def _answer(self, prompt: Prompt, answers: Sequence[str]) -> list[float]:
+        if self._unlisted:
+            return await self._echoed(prompt, answers)
         pieces = await self._complete(prompt, 1, None, self._top)
         if not pieces.tops:
             raise BackendError(BACKEND, f"the server gives no log-probabilities by {self.style}, which a gate needs; choose a server that does, such as vLLM or llama-server")
-        found = first_answer(FirstToken(pieces.tops[0], exact=self.style == "completions"), answers)
-        if found is None:
-            raise BackendError(BACKEND, f"none of the answers is among the {len(pieces.tops[0])} likeliest tokens: the model does not answer in the asked form")
-        return found
+        first = FirstToken(pieces.tops[0], exact=self.style == "completions")
+        found = first_answer(first, answers)
+        if self._unlisted is None and self.style == "completions" and not settles(first, answers):
+            return await self._by_echo_or(found, prompt, answers, len(pieces.tops[0]))
+        return found if found is not None else _unasked(len(pieces.tops[0]))
+
+    async def _by_echo_or(self, found: list[float] | None, prompt: Prompt, answers: Sequence[str], listed: int) -> list[float]:
+        """The exact values where the server echoes, and then for all later prompts too; else ``found``."""
+        try:
+            exact = await self._echoed(prompt, answers)
+        except (NotEchoedError, HttpStatusError) as error:
+            if isinstance(error, HttpStatusError) and error.status not in _NOT_OFFERED:
+                raise
+            self._unlisted = False
+            return found if found is not None else _unasked(listed)
+        self._unlisted = True
+        return exact
+
+    async def _echoed(self, prompt: Prompt, answers: Sequence[str]) -> list[float]:
+        return [tokens[0] for tokens in await self.score(prompt, answers)]
 
     async def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:
         """As the port, by echoed log-probabilities of the prompt. BackendError where the server has none: chat completions, llama-server, most hosted services."""
@@ -162,6 +183,10 @@ def split_url(base_url: str) -> tuple[str, Style | None]:
     if url.endswith("/completions"):
         return url.removesuffix("/completions"), "completions"
     return url, None
+
+
+def _unasked(listed: int) -> NoReturn:
+    raise BackendError(BACKEND, f"none of the answers is among the {listed} likeliest tokens: the model does not answer in the asked form")
 
 
 async def _first_model(client: JsonClient, base: str) -> str:

@@ -12,8 +12,17 @@ from core.gates.openai_http import BACKEND
 
 #: Natural-log units below the last listed token: what an answer is given that is not in the list.
 FLOOR_STEP = 1.0
+#: Share of the probability that listed answers must hold together, where one is not listed, to be taken as they are: the other one can then be no likelier than the rest.
+SETTLED_SHARE = 0.5
 #: Servers write minus infinity in several ways, for example as -9999.
 _LEAST = -1000.0
+
+
+class NotEchoedError(BackendError):
+    """The server does not tell the log-probabilities of a given text."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(BACKEND, problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,12 @@ def first_answer(first: FirstToken, answers: Sequence[str]) -> list[float] | Non
     return None if all(value is None for value in found) else [floor if value is None else value for value in found]
 
 
+def settles(first: FirstToken, answers: Sequence[str]) -> bool:
+    """Whether the list tells enough of ``answers``: it holds all, or those that it holds are likely."""
+    found = [value for answer in answers if (value := _logprob(first, answer)) is not None]
+    return len(found) == len(answers) or sum(math.exp(value) for value in found) >= SETTLED_SHARE
+
+
 def _logprob(first: FirstToken, answer: str) -> float | None:
     if first.exact:
         starts = [token for token in first.listed if token and answer.startswith(token)]
@@ -105,22 +120,22 @@ def chat_pieces(answered: Any) -> Pieces:
 
 
 def tail_scores(pieces: Pieces, whole: str, continuation: str) -> list[float]:
-    """The log-probabilities of the last tokens of an echoed prompt, those of ``continuation``. Raises BackendError where the server does not echo them, or shifts them."""
+    """The log-probabilities of the last tokens of an echoed prompt, those of ``continuation``. Raises NotEchoedError where the server does not echo them, or shifts them."""
     if not pieces.tokens or not pieces.text.startswith(whole):
-        raise BackendError(BACKEND, "the server does not echo log-probabilities of the prompt (vLLM and llama_cpp.server do)")
+        raise NotEchoedError("the server does not echo log-probabilities of the prompt (vLLM and llama_cpp.server do)")
     *tokens, _ = pieces.tokens
     if not pieces.tops or pieces.logprobs[-1] is None or pieces.logprobs[-1] < max(pieces.tops[-1].values(), default=_LEAST) - 1e-3:
         # The generated token was chosen as the likeliest: listed as less, the rows belong to other tokens.
-        raise BackendError(BACKEND, "the echoed log-probabilities belong to other tokens")
+        raise NotEchoedError("the echoed log-probabilities belong to other tokens")
     begin, length = len(tokens), 0
     while begin and length < len(continuation):
         begin -= 1
         length += len(tokens[begin])
     if "".join(tokens[begin:]) != continuation:
-        raise BackendError(BACKEND, "the server's tokens do not line up with the end of the prompt")
+        raise NotEchoedError("the server's tokens do not line up with the end of the prompt")
     values = pieces.logprobs[begin:-1]
     if any(value is None for value in values):
-        raise BackendError(BACKEND, "the server leaves out log-probabilities")
+        raise NotEchoedError("the server leaves out log-probabilities")
     return [value for value in values if value is not None]
 
 

@@ -9,13 +9,30 @@ from core.messages import Message
 
 _START = datetime(2026, 3, 2, 1, 0, tzinfo=UTC)
 _SAID = (
-    "我这边用的是 {tool}，装起来挺顺", "{tool} 新版本把 int8 修好了", "[图片]", "哈哈哈", "谢谢大佬", "收到",
-    "昨晚跑了一夜 {tool}，显存没爆", "ok", "{tool} 的文档写得真不行", "👍",
-    "we moved to {tool} last month, no regrets", "先吃饭", "这个报错我也见过", "把日志贴一下",
+    "我这边用的是 {tool}，装起来挺顺",
+    "{tool} 新版本把 int8 修好了",
+    "[图片]",
+    "哈哈哈",
+    "谢谢大佬",
+    "收到",
+    "昨晚跑了一夜 {tool}，显存没爆",
+    "ok",
+    "{tool} 的文档写得真不行",
+    "👍",
+    "we moved to {tool} last month, no regrets",
+    "先吃饭",
+    "这个报错我也见过",
+    "把日志贴一下",
 )
 _ASKED = (
-    "{tool} 支持动态 shape 吗", "它能在板子上跑么？", "这个怎么装", "有人试过 {tool} 的量化么", "为啥我这边这么慢",
-    "does it support int8?", "那 batch 设多少合适", "how do I install {tool} offline?",
+    "{tool} 支持动态 shape 吗",
+    "它能在板子上跑么？",
+    "这个怎么装",
+    "有人试过 {tool} 的量化么",
+    "为啥我这边这么慢",
+    "does it support int8?",
+    "那 batch 设多少合适",
+    "how do I install {tool} offline?",
 )
 _TOOLS = ("ncnn", "TensorRT", "OpenVINO", "MNN", "rknn", "vLLM", "SGLang", "llama.cpp", "mmpose", "PaddleOCR")
 

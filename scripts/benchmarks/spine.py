@@ -97,6 +97,7 @@ async def nonebot_dispatch(messages: Sequence[Message]) -> dict[str, float] | No
     from scripts.benchmarks.nonebot_bot import make_bot_and_event
 
     nonebot.init(driver="~none", log_level="ERROR")
+
     async def handle() -> None:
         return None
 

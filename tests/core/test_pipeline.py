@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,11 +83,10 @@ class Running:
         await self.bus.stop()
 
 
-
-async def make(database: Database, gate: RuleGate | None, clock: ManualClock | None = None, **settings: int) -> Running:
+async def make(database: Database, gate: RuleGate | None, clock: ManualClock | None = None, **settings: Any) -> Running:
     bus, inbox, log = EventBus(), SqlInbox(database), SqlQuestionLog(database)
     resolver = LastNameResolver() if gate else None
-    pipeline = Pipeline(bus, inbox, log, Merger(), QuestionFilter(), gate, resolver, PipelineSettings(**settings), clock)  # type: ignore[arg-type]
+    pipeline = Pipeline(bus, inbox, log, Merger(), QuestionFilter(), gate, resolver, PipelineSettings(**settings), clock)
     resolved: list[QuestionResolved] = []
 
     async def keep(event: QuestionResolved) -> None:
@@ -129,6 +129,21 @@ async def test_without_a_gate_questions_wait_in_the_log_and_a_later_run_judges_t
     await third.pipeline.drain()
     await third.stop()
     assert sorted(gate.asked) == ["test:g:m1", "test:g:m2"]
+
+
+async def test_a_start_takes_up_the_open_work_of_its_own_platforms_alone(database: Database) -> None:
+    """Two processes may share a database: one of them is restarted while the other is in the midst of its work."""
+    first = await make(database, None)
+    await first.say(said(1, "a", "它支持 int8 吗？", 0))
+    await first.pipeline.flush()
+    await first.say(said(2, "b", "它快吗？", 100))
+    await first.stop()
+    gate = RuleGate()
+    for platforms in ({"another"}, {"another", "test"}):
+        run = await make(database, gate, platforms=frozenset(platforms))
+        await run.pipeline.flush()
+        await run.stop()
+        assert gate.asked == ([] if platforms == {"another"} else ["test:g:m1", "test:g:m2"])
 
 
 async def test_a_failing_gate_loses_nothing(database: Database) -> None:

@@ -30,7 +30,7 @@ class Writer:
 
     name, adapter = "writer", "none"
 
-    def __init__(self, text: str, probability: float = 0.9, *, fails: bool = False) -> None:
+    def __init__(self, text: str, probability: float | None = 0.9, *, fails: bool = False) -> None:
         self.text, self.probability, self.fails, self.closed = text, probability, fails, False
         self.prompts: list[Prompt] = []
 
@@ -44,7 +44,7 @@ class Writer:
         if self.fails:
             raise BackendError(self.name, "out of memory")
         self.prompts.append(prompt)
-        return Generation(self.text, (math.log(self.probability),) * 4)
+        return Generation(self.text, () if self.probability is None else (math.log(self.probability),) * 4)
 
     async def count_tokens(self, text: str) -> int:
         return len(text)
@@ -114,6 +114,21 @@ async def test_a_free_rewrite_that_the_ranker_does_not_back_is_less_sure(worker:
     first = await GenerativeResolver(Writer(ranking.terms[0].text + "能标旋转框不"), worker, ranker).resolve(ASKED)
     last = await GenerativeResolver(Writer(ranking.terms[-1].text + "能标旋转框不"), worker, ranker).resolve(ASKED)
     assert last.confidence < first.confidence <= 0.9 + 1e-9
+
+
+async def test_without_token_probabilities_a_rewrite_is_as_sure_as_the_ranker_backs_it(worker: ModelWorker) -> None:
+    """As from a hosted chat service: named by both is accepted, named by the writer alone is not, and without a ranker nothing is."""
+    ranker = AntecedentRanker.load(SHIPPED)
+    found = ranker.candidates(ASKED, None)
+    assert found is not None
+    ranking = ranker.rank(found)
+    first, last = ranking.terms[0].text + "能标旋转框不", ranking.terms[-1].text + "能标旋转框不"
+    agreed = await GenerativeResolver(Writer(first, None), worker, ranker).resolve(ASKED)
+    assert agreed.rewrite == first
+    assert agreed.confidence == pytest.approx((1 + ranking.confidence) / 2)
+    alone = await GenerativeResolver(Writer(last, None), worker, ranker).resolve(ASKED)
+    assert (alone.candidate, alone.rewrite, alone.reason) == (last, None, RefusalReason.UNSURE)
+    assert (await GenerativeResolver(Writer(first, None), worker).resolve(ASKED)).reason is RefusalReason.UNSURE
 
 
 async def test_a_failing_back_end_is_the_callers_business_and_close_reaches_the_model(worker: ModelWorker) -> None:

@@ -23,7 +23,8 @@ def likely(yes: float = 0.6, no: float = 0.3) -> Listed:
 
 @dataclass
 class ModelServer:
-    """``paths``: what it offers; ``logprobs``: whether it gives any; ``echoes``: whether it echoes prompts; ``bad``: answers instead of everything else; ``listed``: per prompt."""
+    """``paths``: what it offers; ``logprobs``: whether it gives any; ``echoes``: whether it echoes prompts; ``bad``: answers instead of everything else; ``listed``: the
+    log-probabilities of the next token, per prompt; ``shown``: those of them that the list of the likeliest tokens holds."""
 
     url: str = ""
     paths: tuple[str, ...] = ("completions", "chat/completions", "tokenize")
@@ -32,6 +33,7 @@ class ModelServer:
     top_limit: int = 20
     text: str = "怎么把 mmpose 部署到 TX2？"
     listed: Callable[[str], Listed] = lambda prompt: likely()
+    shown: Callable[[Listed], Listed] = lambda found: found
     bad: Callable[[web.Request], web.StreamResponse] | None = None
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     at_once: int = 0
@@ -67,7 +69,7 @@ class ModelServer:
         return web.json_response(self._completion(path, prompt, body))
 
     def _completion(self, path: str, prompt: str, body: dict[str, Any]) -> dict[str, Any]:
-        listed = self.listed(prompt)
+        listed = self.shown(self.listed(prompt))
         text = max(listed, key=lambda token: listed[token]) if body["max_tokens"] == 1 else self.text
         for stop in body.get("stop", []):
             text = text.partition(stop)[0]

@@ -14,17 +14,17 @@ from core.config import Config, load_config
 from core.errors import BackendError, ConfigError
 from core.gates import backends
 from core.gates.backends import ModelSource, candidates, open_language_models, server_name
-from core.gates.cascade import CascadeGate
 from core.gates.factory import SHIPPED, Models, open_models
-from core.gates.failover import FailoverGate, FailoverResolver
+from core.gates.failover import COOL_DOWN_SECONDS, FAILURES_TO_OPEN, FailoverGate, FailoverResolver
 from core.gates.worker import ModelWorker
-from core.messages import ConversationKey, Question
-from core.ports import Prompt
-from core.resolver import EditResolver, GenerativeResolver
+from core.messages import ContextLine, ConversationKey, Question
+from core.resolver import EditResolver
+from tests.adapters.manual_clock import ManualClock
 from tests.core.gates.model_server import ModelServer, likely, model_server, plainly
 
 KEY = "sk-very-secret-0123456789"
 NOWHERE = "http://127.0.0.1:9/v1"
+ASKED = Question("q2", ConversationKey("feishu", "chat-1"), "B", "它能跑么", datetime(2026, 3, 2, 9, tzinfo=UTC), (ContextLine("A", "mmpose 出新版了"),))
 QUESTION = Question("q1", ConversationKey("feishu", "chat-1"), "A", "怎么把它部署到 TX2？", datetime(2026, 3, 2, 9, tzinfo=UTC))
 
 
@@ -50,18 +50,16 @@ async def test_none_opens_nothing() -> None:
 
 async def test_a_server_s_gate_is_asked_by_the_rule_and_the_note_says_what_is_used() -> None:
     async with model_server() as server, opened(settings(gate={"backend": "openai", "base_url": server.url, "api_key": KEY, "adapter": "none"})) as models:
-        assert isinstance(models.gate, CascadeGate)
-        assert models.gate.prompt == "gate-rule"
         (note,) = models.notes
         assert f"openai at {server.url} by completions, model base, adapter none" in note
+        assert "prompt gate-rule" in note
         assert KEY not in note
 
 
 async def test_an_adapter_that_the_server_holds_is_asked_by_its_name() -> None:
     async with model_server() as server:
         async with opened(settings(gate={"backend": "openai", "base_url": server.url, "model": "base", "adapter": "doujie-gate"})) as models:
-            assert isinstance(models.gate, CascadeGate)
-            assert models.gate.prompt == "gate-1"
+            assert "prompt gate-1," in models.notes[0]
         assert {body["model"] for path, body in server.requests if path == "completions"} == {"doujie-gate"}
 
 
@@ -136,6 +134,28 @@ async def test_auto_skips_what_does_not_work_here_and_says_so(tmp_path: Path) ->
     worker.close()
 
 
+async def test_a_named_server_that_fails_is_left_alone_and_tried_again() -> None:
+    """Without a stand-in questions fail at once while the breaker is open, with the time until they are worth another attempt."""
+    clock = ManualClock()
+    async with model_server() as server:
+        models = await open_models(settings(gate={"backend": "openai", "base_url": server.url}), clock=clock)
+        assert models.gate is not None
+        server.bad = plainly(500, b"")
+        before = len(server.requests)
+        for _ in range(FAILURES_TO_OPEN + 5):
+            with pytest.raises(BackendError):
+                await models.gate.judge([QUESTION])
+        assert len(server.requests) == before + FAILURES_TO_OPEN
+        with pytest.raises(BackendError, match="left alone") as caught:
+            await models.gate.judge([QUESTION])
+        assert caught.value.retry_after == COOL_DOWN_SECONDS
+        server.bad = None
+        await clock.advance(COOL_DOWN_SECONDS)
+        assert len(await models.gate.judge([QUESTION])) == 1
+        assert models.failovers() == {"gate": 0, "resolver": 0}
+        await models.close()
+
+
 async def test_auto_hands_over_at_run_time_and_counts_it() -> None:
     async with model_server() as server, opened(settings(gate={"base_url": server.url, "adapter": "none", "context_tokens": 64})) as models:
         assert isinstance(models.gate, FailoverGate)
@@ -168,7 +188,12 @@ async def test_a_remote_resolver_writes_and_under_auto_the_ranker_stands_behind_
     async with model_server() as server:
         gate = {"backend": "openai", "base_url": server.url}
         async with opened(settings(gate=gate, resolver={"backend": "openai", "base_url": server.url})) as models:
-            assert isinstance(models.resolver, GenerativeResolver)
+            assert isinstance(models.resolver, FailoverResolver)
+            assert (await models.resolver.resolve(ASKED)).model == "base"
+            server.bad = plainly(503, b"")
+            with pytest.raises(BackendError, match="HTTP 503"):
+                await models.resolver.resolve(ASKED)
+            server.bad = None
         async with opened(settings(gate=gate, resolver={"backend": "auto", "base_url": server.url})) as models:
             assert isinstance(models.resolver, FailoverResolver)
         async with opened(settings(gate=gate, resolver={"backend": "auto", "base_url": NOWHERE})) as models:
@@ -185,6 +210,6 @@ async def test_models_that_are_closed_refuse() -> None:
         models = await open_models(settings(gate={"backend": "openai", "base_url": server.url}))
         gate = models.gate
         await models.close()
-        assert isinstance(gate, CascadeGate)
+        assert gate is not None
         with pytest.raises(BackendError, match="closed"):
-            await gate._model.answer_logprobs([Prompt("", "", "x")], ("yes",))  # type: ignore[union-attr]
+            await gate.judge([QUESTION])

@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +14,7 @@ from core.gates.openai_http import HttpStatusError, JsonClient, seconds
 from core.gates.packaged import model_path
 from core.ports import Prompt
 from tests.core.gates.conformance import LanguageModelConformance
+from tests.core.gates.llama_server import LlamaServer
 from tests.core.gates.model_server import ModelServer, as_json, endless, model_server, plainly
 
 KEY = "sk-very-secret-0123456789"
@@ -67,33 +59,10 @@ class TestOpenAiChatModel(LanguageModelConformance):
 @pytest.fixture(scope="module")
 def llama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real ``python -m llama_cpp.server`` with the packaged model. Yields its base URL."""
-    if any(importlib.util.find_spec(name) is None for name in ("llama_cpp", "fastapi", "uvicorn", "sse_starlette", "starlette_context", "pydantic_settings")):
-        pytest.skip("llama-cpp-python[server] is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log"
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(model_path("", "gate")), "--port", str(port), "--n_ctx", "192", "--api_key", KEY, "--verbose", "false"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    try:
-        _wait(f"http://127.0.0.1:{port}/v1/models", process, log)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text(encoding="utf-8", errors="replace")[-2000:]
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, headers={"Authorization": f"Bearer {KEY}"}), timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    raise AssertionError("the server did not start")
+    server = LlamaServer(model_path("", "gate"), tmp_path_factory.mktemp("server") / "log", context_tokens=192, key=KEY)
+    server.start()
+    yield server.url
+    server.stop()
 
 
 @pytest.mark.model
@@ -140,8 +109,22 @@ async def test_an_answer_outside_the_list_is_less_likely_than_the_last_listed() 
         assert no == -7.0
 
 
+@pytest.mark.parametrize("listed", [{"\n": -0.5, " ": -1.5}, {"\n": -0.5, "n": -4.0}], ids=["none listed", "one listed, and unlikely"])
+async def test_answers_that_are_not_listed_are_asked_for_by_echo_and_from_then_on_at_once(listed: dict[str, float]) -> None:
+    """As with an adapter that was trained to compare the two answers: both are unlikely beside an empty line, and yet their ratio is the verdict."""
+    exact = {"y": -4.25, "n": -4.0}
+
+    async with model_server(listed=lambda prompt: {**listed, **exact}, shown=lambda found: {token: found[token] for token in listed}) as server:
+        model = await connect(server)
+        first = await model.answer_logprobs([PROMPT], ("y", "n"))
+        assert first == [[-4.25, -4.0]]
+        before = len(server.requests)
+        assert await model.answer_logprobs([PROMPT], ("y", "n")) == first
+        assert [body["echo"] for _, body in server.requests[before:]] == [True, True]
+
+
 async def test_a_model_that_does_not_answer_in_the_asked_form_is_an_error() -> None:
-    async with model_server(listed=lambda prompt: {"The": -0.1, "I": -3.0}) as server:
+    async with model_server(listed=lambda prompt: {"The": -0.1, "I": -3.0}, echoes=False) as server:
         model = await connect(server)
         with pytest.raises(BackendError, match="asked form"):
             await model.answer_logprobs([PROMPT], ("yes", "no"))

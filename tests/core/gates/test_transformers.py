@@ -15,39 +15,10 @@ from core.gates.transformers_engine import TransformersEngine, pick_device
 from core.gates.worker import ModelWorker
 from core.ports import Prompt
 from tests.core.gates.conformance import ANSWERS, LanguageModelConformance, counting
+from tests.core.gates.tiny_model import tiny_model
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'doujie[gpu]'")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'doujie[gpu]'")
-
-CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-
-
-def tiny_model(folder: Path, *, trained_tokens: int = 512, family: str = "llama", chat: bool = False) -> Path:
-    """A causal model of two layers and a tokenizer of bytes, saved as a folder of safetensors."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-
-    special = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={piece: number for number, piece in enumerate([*special, *alphabet])}, merges=[]))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", extra_special_tokens=special[2:])
-    if chat:
-        fast.chat_template = CHATML
-    fast.save_pretrained(folder)
-    torch.manual_seed(7)
-    sizes = {"vocab_size": len(fast), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
-    ends = {"bos_token_id": 0, "eos_token_id": 1}
-    if family == "gpt2":
-        config: Any = transformers.GPT2Config(vocab_size=len(fast), n_embd=32, n_layer=2, n_head=2, n_positions=trained_tokens, **ends)
-    elif family == "gemma3":
-        config = transformers.Gemma3TextConfig(
-            **sizes, **ends, head_dim=16, sliding_window=64, max_position_embeddings=trained_tokens, layer_types=["sliding_attention", "full_attention"]
-        )
-    else:
-        config = transformers.LlamaConfig(**sizes, **ends, max_position_embeddings=trained_tokens, initializer_range=0.4)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +70,7 @@ async def test_questions_that_wait_are_read_in_one_pass(folder: Path, worker: Mo
 
 async def test_one_bad_prompt_does_not_fail_its_neighbours(folder: Path, worker: ModelWorker) -> None:
     model = await TransformersModel.open(str(folder), None, worker, context_tokens=128, device="cpu")
-    results = await asyncio.gather(
-        *(model.answer_logprobs([prompt], ANSWERS) for prompt in (counting(), Prompt("", "", "x" * 500), counting(5))), return_exceptions=True
-    )
+    results = await asyncio.gather(*(model.answer_logprobs([prompt], ANSWERS) for prompt in (counting(), Prompt("", "", "x" * 500), counting(5))), return_exceptions=True)
     assert isinstance(results[1], BackendError)
     assert isinstance(results[0], list)
     assert isinstance(results[2], list)
