@@ -14,11 +14,13 @@ from rich.console import Console
 from core.config import Config, load_config
 from core.errors import DoujieError
 from core.gates.factory import open_models
+from core.gates.machine import describe_machine
 from core.logs import configure_logs, secrets_of
 from storage.engine import open_database
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="INI file; see config.example.ini. Without it the defaults and DOUJIE_* variables hold.")]
 CheckOption = Annotated[bool, typer.Option("--check", help="Only check config, credentials, database and model, and say what to do.")]
+GroupsOption = Annotated[bool, typer.Option("--groups", help="List the groups that the bot is in, and leave.")]
 
 OK, FAILURE, BAD_INPUT = 0, 1, 2
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -54,6 +56,7 @@ async def check_spine(config: Config) -> bool:
     except DoujieError as error:
         fine = False
         print(f"FAIL  {error}")
+    print(f"ok    machine: {describe_machine()}")
     try:
         models = await open_models(config)
         for note in models.notes or ["gate: none; questions are stored unjudged"]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import structlog
 
-from adapters.checks import Finding
 from adapters.web.health import Readiness
 from adapters.web.metrics import Metrics, Sources
-from adapters.web.server import WebServer, make_app
+from adapters.web.security import new_token
+from adapters.web.server import WebServer, make_app, page_address
+from adapters.web.setup import PagesSetup
 from bots import commandline
-from bots.commandline import check_spine
 from bots.wiring import Spine, open_spine
 from core.answering import make_answer_service
 from core.clock import Clock, SystemClock
@@ -60,19 +61,21 @@ async def live(config: Config, platforms: Sequence[str], stop: asyncio.Event | N
             spine.bus, spine.delivery, spine.groups, SqlGroups(spine.database), ReplyRules.of(config.bot), make_answer_service(config.answer), observe=metrics.observe, clock=clock
         )
         await responder.start()
+        await responder.take_up(spine.questions, tuple(adapters))
         stack.push_async_callback(responder.stop)
         await spine.delivery.start()
         stack.push_async_callback(spine.delivery.stop)
-        await _serve_metrics(config, spine, responder, adapters, metrics, stack)
+        await _serve_web(config, spine, responder, adapters, metrics, clock, stack)
         if config.privacy.retention_days:
             retention = asyncio.create_task(_retain(spine, config.privacy.retention_days, clock), name="retention")
             stack.push_async_callback(_cancel, retention)
         for platform, adapter in adapters.items():
             stack.push_async_callback(adapter.stop)
             await adapter.start(spine.ingest)
-            if bot_id := getattr(adapter, "bot_id", ""):
-                spine.ingest.ignore_sender(platform, bot_id)
+            if adapter.bot_id:
+                spine.ingest.ignore_sender(platform, adapter.bot_id)
             log.info("adapter_started", platform=platform)
+        await _start_jobs(config, spine, clock, stack)
         if not config.bot.groups:
             log.warning("no_groups", remedy="[bot] groups is empty: nothing is collected. Groups that are heard are named here; add their ids.")
         _settle_memory()
@@ -90,14 +93,37 @@ def _tell_step(step: str) -> None:
     log.info("loading", part=step)
 
 
-async def _serve_metrics(config: Config, spine: Spine, responder: Responder, adapters: Mapping[str, Adapter], metrics: Metrics, stack: AsyncExitStack) -> None:
+async def _serve_web(config: Config, spine: Spine, responder: Responder, adapters: Mapping[str, Adapter], metrics: Metrics, clock: Clock, stack: AsyncExitStack) -> None:
+    """Health, metrics and pages on ``[web] port``."""
     if config.web.port == 0:
         return
     metrics.watch(Sources(adapters, spine.bus, spine.ingest, spine.pipeline, responder, spine.delivery, failovers=spine.models.failovers, outbox=SqlOutbox(spine.database).counts))
-    server = WebServer(make_app(Readiness(adapters, lambda: True), metrics), config.web.host, config.web.port)
+    token = config.web.token.get_secret_value() or new_token()
+    pages = PagesSetup(spine.database, token, config.bot.timezone, config.bot.language, adapters=adapters, clock=clock)
+    server = WebServer(make_app(Readiness(adapters, lambda: True), metrics, pages), config.web.host, config.web.port)
     await server.start()
     stack.push_async_callback(server.stop)
     log.info("web", address=f"http://{config.web.host}:{config.web.port}/healthz")
+    if not config.web.token.get_secret_value():
+        _tell_pages(page_address(config.web.host, config.web.port, token))
+
+
+def _tell_pages(address: str) -> None:
+    """Only to a person at a terminal: what is printed elsewhere ends in a log, where the token must not stand."""
+    if sys.stdout.isatty():
+        print(f"Dashboard and labelling: {address}", flush=True)
+    else:
+        log.info("pages", remedy="[web] token is empty: nobody knows the token of this start. Set it to open the pages.")
+
+
+async def _start_jobs(config: Config, spine: Spine, clock: Clock, stack: AsyncExitStack) -> None:
+    if not (config.relabel.enabled or config.relabel.cycle_cron):
+        return
+    from bots.jobs import periodic_jobs  # a scheduler takes 0.2 s to import
+
+    jobs = periodic_jobs(config, spine, clock)
+    stack.push_async_callback(jobs.stop)
+    await jobs.start()
 
 
 async def _retain(spine: Spine, days: int, clock: Clock) -> None:
@@ -124,55 +150,3 @@ def _stop_on_signal() -> asyncio.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     return stop
-
-
-async def check(config: Config, platforms: Sequence[str]) -> int:
-    """``--check``: config, database, models, and each platform's credentials and scopes, with remedies."""
-    fine = await check_spine(config)
-    for platform in platforms:
-        for finding in await _platform_findings(platform, config):
-            print(f"{'ok  ' if finding.ok else 'FAIL'}  {platform}: {finding.what}" + (f". {finding.remedy}" if finding.remedy else ""))
-            fine = fine and finding.ok
-    if fine:
-        await groups(config, platforms)
-    if not config.bot.groups:
-        print("note  [bot] groups is empty: nothing would be collected. Add ids of the groups above.")
-    return commandline.OK if fine else commandline.BAD_INPUT
-
-
-async def _platform_findings(platform: str, config: Config) -> list[Finding]:
-    try:
-        if platform == "feishu":
-            from adapters.feishu.adapter import FeishuAdapter
-
-            return await FeishuAdapter(config.feishu).check()
-        from adapters import wechat
-
-        return await wechat.check(config.wechat)
-    except DoujieError as error:
-        return [Finding(False, str(error))]
-
-
-async def groups(config: Config, platforms: Sequence[str]) -> int:
-    """``--groups``: ids and names of the groups that the bot is in, and which of them are collected. Returns the exit code: 2 when a platform's groups cannot be listed."""
-    code = commandline.OK
-    for platform in platforms:
-        lister = getattr(make_adapter(platform, config, SystemClock()), "groups", None)
-        listed: list[tuple[str, str]] = []
-        try:
-            listed = await lister() if lister is not None else []
-        except _listing_errors(platform) as error:
-            code = commandline.BAD_INPUT
-            print(f"note  {platform}: groups cannot be listed: {error}")
-        for chat_id, name in listed:
-            mark = "collected    " if {chat_id, f"{platform}:{chat_id}"} & set(config.bot.groups) else "not collected"
-            print(f"group {platform}: {mark} {chat_id}  {name}")
-    return code
-
-
-def _listing_errors(platform: str) -> tuple[type[Exception], ...]:
-    if platform == "feishu":
-        from adapters.feishu.rest import ApiError
-
-        return DoujieError, ApiError
-    return (DoujieError,)

@@ -28,7 +28,7 @@ from core.clock import Clock, SystemClock
 from core.config import Config
 from core.errors import InputError
 from core.messages import ConversationKey, Message, Recall
-from core.records import question_record
+from core.records import json_line, question_record
 
 CHUNK = 500
 SHOWN_BAD_LINES = 5
@@ -145,7 +145,7 @@ async def replay(config: Config, paths: list[Path], out: Path | None, summary_fi
             }
             rows = [row async for row in spine.questions.export_rows() if row.question.conversation in replayer.conversations] if out or table else []
     if out is not None:
-        _write(out, (json.dumps(question_record(row), ensure_ascii=False) + "\n" for row in rows))
+        _write(out, (json_line(question_record(row)) for row in rows))
     if summary_file is not None:
         _write(summary_file, [json.dumps(summary, indent=1) + "\n"])
     if table:

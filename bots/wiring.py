@@ -18,7 +18,7 @@ from core.groups import Groups, ReplyMode
 from core.ingest import Ingest
 from core.merger import Merger, MergeRules
 from core.pipeline import Pipeline, PipelineSettings
-from core.ports import Adapter
+from core.ports import Adapter, ChatAdmins
 from core.question_filter import QuestionFilter
 from core.timings import Observe, unobserved
 from storage.engine import Database, open_database
@@ -49,6 +49,11 @@ def merge_rules(section: MergeSection) -> MergeRules:
     return MergeRules(section.window_seconds, section.finished_window_seconds, section.max_wait_seconds, section.max_messages, section.max_chars)
 
 
+def _commands(config: Config, delivery: Delivery, groups: Groups, consent: Consent, states: SqlGroups, adapters: Mapping[str, Adapter], clock: Clock) -> CommandHandler:
+    leaders = {platform: adapter for platform, adapter in adapters.items() if isinstance(adapter, ChatAdmins)}
+    return CommandHandler(delivery, groups, consent, states, states, config.bot.admins, chat_admins=leaders, language=config.bot.language, clock=clock)
+
+
 @asynccontextmanager
 async def open_spine(
     config: Config,
@@ -70,18 +75,18 @@ async def open_spine(
     async with AsyncExitStack() as stack:
         database = await open_database(config.storage.url, now=clock.now)
         stack.push_async_callback(database.close)
-        models = models or await open_models(config, on_step)
+        models = models or await open_models(config, on_step, clock=clock)
         stack.push_async_callback(models.close)
         bus = EventBus()
         inbox, questions, states = SqlInbox(database), SqlQuestionLog(database), SqlGroups(database)
-        settings = PipelineSettings(context_lines=config.gate.context_lines, glossary=config.bot.glossary)
+        settings = PipelineSettings(context_lines=config.gate.context_lines, glossary=config.bot.glossary, platforms=frozenset(adapters) if adapters else None)
         question_filter = QuestionFilter(config.filter.min_chars, config.filter.max_chars)
         pipeline = Pipeline(bus, inbox, questions, Merger(merge_rules(config.merge)), question_filter, models.gate, models.resolver, settings, clock)
         groups, consent = Groups(states, config.bot.groups, ReplyMode(config.bot.reply)), Consent(SqlMembers(database), inbox, bus, clock)
         await groups.load()
         await consent.load()
         delivery = Delivery(SqlOutbox(database), adapters or {}, timedelta(seconds=config.bot.max_reply_age_seconds), observe=observe, clock=clock)
-        commands = CommandHandler(delivery, groups, consent, states, states, config.bot.admins, language=config.bot.language, clock=clock) if adapters else None
+        commands = _commands(config, delivery, groups, consent, states, adapters, clock) if adapters else None
         notice = config.privacy.notice if config.privacy.post_notice else ""
         ingest = Ingest(inbox, bus, groups, consent, commands, delivery, notice, collect_all=collect_all, observe=observe, clock=clock)
         await bus.start()

@@ -27,7 +27,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "wrong": "已记下，维护者会查看。谢谢！",
         "nothing_wrong": "没有找到豆解在本群的这条回复。",
         "unknown": "没看懂这条指令。发送「/dj 帮助」查看用法。",
-        "admins_only": "这条指令只有管理员可以使用（见配置 [bot] admins）。",
+        "admins_only": "这条指令只有群主、群管理员或配置 [bot] admins 中的管理员可以使用。",
         "not_allowed": "豆解没有记录本群。要启用，请把群 id 加入配置 [bot] groups：{group}",
     },
     "en": {
@@ -49,7 +49,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "wrong": "Noted, a maintainer will look at it. Thank you!",
         "nothing_wrong": "There is no such reply of doujie in this group.",
         "unknown": 'I did not understand this command. Send "/dj help" to see how it goes.',
-        "admins_only": "Only admins may do this (see [bot] admins in the config).",
+        "admins_only": "Only the owner and managers of this group, and the admins of the config ([bot] admins), may do this.",
         "not_allowed": "doujie does not record this group. To enable it, add the group's id to [bot] groups: {group}",
     },
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -20,7 +20,7 @@ from core.consent import Consent
 from core.delivery import ReplyQueue
 from core.groups import Complaints, Groups, ReplyMode, Statistics
 from core.messages import ConversationKey, Message
-from core.ports import OutgoingReply
+from core.ports import ChatAdmins, OutgoingReply
 from core.rate_limit import HourlyLimits
 
 log = structlog.get_logger(__name__)
@@ -46,6 +46,8 @@ class Action(StrEnum):
     UNKNOWN = "unknown"
 
 
+HELPS_ADMINS = frozenset({Action.HELP})
+"""Actions for everybody whose answer is another one for admins."""
 FOR_EVERYBODY = frozenset({Action.HELP, Action.FORGET, Action.OPT_OUT, Action.OPT_IN, Action.WRONG, Action.UNKNOWN})
 
 
@@ -113,34 +115,52 @@ class CommandHandler:
         complaints: Complaints,
         admins: Collection[str] = (),
         *,
+        chat_admins: Mapping[str, ChatAdmins] | None = None,
         language: Literal["zh", "en"] = "zh",
         clock: Clock | None = None,
     ) -> None:
-        """:param admins: sender ids, ``platform:id``, or shown names (which a member may take on where the platform lets them)."""
+        """
+        :param admins: sender ids, ``platform:id``, or shown names (which a member may take on where the platform lets them).
+        :param chat_admins: by platform, who tells the owner and the managers of a group: they may command the bot in their group.
+        """
         self._replies, self._groups, self._consent, self._statistics, self._complaints = replies, groups, consent, statistics, complaints
         self._admins, self._texts, self._clock = frozenset(admins), TEXTS[language], clock or SystemClock()
+        self._chat_admins = chat_admins or {}
         self._limits = HourlyLimits()
         self._under_way: set[str] = set()
-
-    def is_admin(self, message: Message) -> bool:
-        names = {message.sender_id, f"{message.platform}:{message.sender_id}", message.sender_name} - {""}
-        return not names.isdisjoint(self._admins)
 
     async def handle(self, message: Message, command: Command, *, allowed: bool) -> None:
         """Raises StorageError: the platform is to deliver the command again."""
         key = f"{COMMAND_PREFIX}{message.key}"
-        admin = self.is_admin(message)
-        if key in self._under_way or (not allowed and not admin) or await self._replies.known(key):
-            return
-        if not admin and not self._within_limit(message, command):
-            log.info("command_ignored", platform=message.platform, group=message.chat_id, action=command.action, reason="too many commands of one member")
+        if key in self._under_way:
             return
         self._under_way.add(key)
         try:
-            text = await self._answer(message, command, admin) if allowed else self._texts["not_allowed"].format(group=message.chat_id)
-            await self._replies.enqueue(OutgoingReply(message.conversation, text, key, reply_to=message.message_id))
+            # In a group that the bot does not work in, an owner's wish does not make it speak.
+            admin = self._is_named(message) or (allowed and await self._leads_the_group(message, command))
+            if (allowed or admin) and not await self._replies.known(key):
+                await self._carry_out(message, command, key, admin=admin, allowed=allowed)
         finally:
             self._under_way.discard(key)
+
+    def _is_named(self, message: Message) -> bool:
+        """The sender is an admin of the config."""
+        names = {message.sender_id, f"{message.platform}:{message.sender_id}", message.sender_name} - {""}
+        return not names.isdisjoint(self._admins)
+
+    async def _leads_the_group(self, message: Message, command: Command) -> bool:
+        """The sender is the owner or a manager of the group; only asked where it matters."""
+        asker = self._chat_admins.get(message.platform)
+        if asker is None or command.action in FOR_EVERYBODY - HELPS_ADMINS:
+            return False
+        return message.sender_id in await asker.chat_admins(message.conversation)
+
+    async def _carry_out(self, message: Message, command: Command, key: str, *, admin: bool, allowed: bool) -> None:
+        if not admin and not self._within_limit(message, command):
+            log.info("command_ignored", platform=message.platform, group=message.chat_id, action=command.action, reason="too many commands of one member")
+            return
+        text = await self._answer(message, command, admin) if allowed else self._texts["not_allowed"].format(group=message.chat_id)
+        await self._replies.enqueue(OutgoingReply(message.conversation, text, key, reply_to=message.message_id))
         log.info("command", platform=message.platform, group=message.chat_id, action=command.action, admin=admin)
 
     def _within_limit(self, message: Message, command: Command) -> bool:

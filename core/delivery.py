@@ -1,4 +1,5 @@
-"""The way out: replies wait in the durable outbox; one loop per platform claims those that are due and sends them.
+"""The way out: replies wait in the durable outbox; one loop per platform claims those that are due and sends them, in order within a group and without making one
+group wait for another. A platform that fetches its replies finds them there.
 
 A reply is sent once where the platform knows idempotency keys. Where it does not, an attempt is marked as *unconfirmed* in the outbox before it begins, and the mark is
 cleared when its outcome is known, so that a crash in between costs at most one repetition, however often the program dies. A time-out or a cut connection (a SendError that is
@@ -10,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
@@ -20,7 +21,6 @@ import structlog
 
 from core.clock import Clock, SystemClock
 from core.errors import SendError, StorageError
-from core.messages import ConversationKey
 from core.ports import Adapter, OutgoingReply
 from core.timings import Observe, unobserved
 
@@ -36,6 +36,7 @@ LEASE = timedelta(seconds=120)
 CLAIM_AT_ONCE = 20
 POLL_SECONDS = 15.0  # another process may have queued something for our platform
 STORAGE_PAUSE_SECONDS = 5.0
+UNFETCHED_CHECK_SECONDS = 60.0
 LONGEST_BACKOFF_SECONDS = 300.0
 MOST_UNCONFIRMED = 2
 
@@ -64,8 +65,8 @@ class Outbox(Protocol):
     async def get(self, key: str) -> object | None:
         """What is known of an idempotency key, or None."""
 
-    async def claim(self, platform: str, limit: int = ..., lease: timedelta = ...) -> Sequence[ClaimedReply]:
-        """Due replies, oldest first; due again after ``lease`` unless marked."""
+    async def claim(self, platform: str, limit: int = ..., lease: timedelta = ..., chat_id: str | None = ..., without: Collection[str] = ...) -> Sequence[ClaimedReply]:
+        """Due replies (of one group, where ``chat_id`` names it, and of none of ``without``), oldest first; due again after ``lease`` unless marked."""
 
     async def sent(self, key: str, platform_message_id: str) -> None: ...
 
@@ -73,7 +74,10 @@ class Outbox(Protocol):
 
     async def failed(self, key: str, error: str) -> None: ...
 
-    async def next_due(self, platform: str) -> datetime | None: ...
+    async def expire(self, platform: str, max_age: timedelta, spared: str = ...) -> int:
+        """Give up replies that have waited longer than ``max_age``, but for those whose key begins with ``spared``. Returns how many."""
+
+    async def next_due(self, platform: str, without: Collection[str] = ...) -> datetime | None: ...
 
 
 class ReplyQueue(Protocol):
@@ -84,6 +88,9 @@ class ReplyQueue(Protocol):
 
     async def known(self, key: str) -> bool:
         """Whether a reply of this idempotency key was ever queued. Raises StorageError."""
+
+    def fetch(self, platform: str, chat_id: str | None) -> AbstractAsyncContextManager[Sequence[OutgoingReply]]:
+        """As :meth:`core.ports.MessageSink.fetch`."""
 
 
 class Outcome(StrEnum):
@@ -120,7 +127,8 @@ class Delivery:
     async def start(self) -> None:
         """Send what is due and what becomes due, until :meth:`stop`."""
         self._stopping = False
-        self._tasks = [asyncio.create_task(self._run(platform), name=f"delivery {platform}") for platform in self._adapters]
+        loops = {platform: self._watch_unfetched(platform) if adapter.capabilities.fetches else self._run(platform) for platform, adapter in self._adapters.items()}
+        self._tasks = [asyncio.create_task(loop, name=f"delivery {platform}") for platform, loop in loops.items()]
 
     async def stop(self, timeout: float = 10.0) -> None:
         """Claim no more, give what is being sent ``timeout`` seconds, then cancel it: the outbox hands it out again. Idempotent."""
@@ -134,35 +142,76 @@ class Delivery:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
 
-    async def _run(self, platform: str) -> None:
+    @asynccontextmanager
+    async def fetch(self, platform: str, chat_id: str | None) -> AsyncIterator[Sequence[OutgoingReply]]:
+        ready = []
+        for claimed in await self._outbox.claim(platform, CLAIM_AT_ONCE, LEASE, chat_id):
+            outcome = await self._begin(platform, claimed, idempotent=False)
+            if outcome is None:
+                ready.append(claimed)
+            else:
+                self.counts[platform][outcome] += 1
+        try:
+            yield [claimed.reply for claimed in ready]
+        except BaseException:
+            for claimed in ready:
+                await self._outbox.retry(claimed.reply.idempotency_key, claimed.error, timedelta())
+            self.counts[platform][Outcome.RETRIED] += len(ready)
+            raise
+        for claimed in ready:
+            await self._outbox.sent(claimed.reply.idempotency_key, "")
+        self.counts[platform][Outcome.SENT] += len(ready)
+
+    async def _watch_unfetched(self, platform: str) -> None:
+        """Give up what nobody fetches in time, and say so."""
         wake = self._wake[platform]
         while not self._stopping:
             wake.clear()
             try:
-                if await self._send_due(platform):
-                    continue
-                pause = await self._until_due(platform)
+                expired = await self._outbox.expire(platform, self._max_age, NOTICE_PREFIX)
+                if expired:
+                    self.counts[platform][Outcome.EXPIRED] += expired
+                    log.warning("replies_not_fetched", platform=platform, number=expired, remedy="the program that fetches them does not run, or not in that group")
             except StorageError as error:
                 log.error("outbox_unusable", platform=platform, problem=error.problem, remedy=error.remedy)
-                pause = STORAGE_PAUSE_SECONDS
-            if not self._stopping:
-                await _first_of(wake.wait(), self._clock.sleep(pause))
+            await _first_of(wake.wait(), self._clock.sleep(UNFETCHED_CHECK_SECONDS))
 
-    async def _until_due(self, platform: str) -> float:
-        due = await self._outbox.next_due(platform)
+    async def _run(self, platform: str) -> None:
+        wake = self._wake[platform]
+        sending: dict[str, asyncio.Task[None]] = {}
+        try:
+            while not self._stopping:
+                wake.clear()
+                sending = {chat_id: task for chat_id, task in sending.items() if not task.done()}
+                try:
+                    if await self._send_due(platform, sending):
+                        continue
+                    pause = await self._until_due(platform, sending)
+                except StorageError as error:
+                    log.error("outbox_unusable", platform=platform, problem=error.problem, remedy=error.remedy)
+                    pause = STORAGE_PAUSE_SECONDS
+                if not self._stopping:
+                    await _first_of(wake.wait(), self._clock.sleep(pause))
+            await asyncio.gather(*sending.values())
+        finally:
+            for task in sending.values():
+                task.cancel()
+
+    async def _until_due(self, platform: str, busy: Collection[str]) -> float:
+        due = await self._outbox.next_due(platform, busy)
         if due is None:
             return POLL_SECONDS
         return min(POLL_SECONDS, max(0.01, (due - self._clock.now()).total_seconds()))
 
-    async def _send_due(self, platform: str) -> bool:
-        """Send one batch: groups side by side, in order within a group. False when nothing was due."""
+    async def _send_due(self, platform: str, sending: dict[str, asyncio.Task[None]]) -> bool:
+        """Begin to send what is due in the groups that are not among ``sending`` (tasks by chat id), and add them to it. False when nothing was due."""
         lease_ends = self._clock.now() + LEASE
-        groups: dict[ConversationKey, list[ClaimedReply]] = {}
-        for claimed in await self._outbox.claim(platform, CLAIM_AT_ONCE, LEASE):
-            groups.setdefault(claimed.reply.conversation, []).append(claimed)
-        async with asyncio.TaskGroup() as tasks:
-            for waiting in groups.values():
-                tasks.create_task(self._send_in_order(platform, waiting, lease_ends))
+        groups: dict[str, list[ClaimedReply]] = {}
+        for claimed in await self._outbox.claim(platform, CLAIM_AT_ONCE, LEASE, without=sending):
+            groups.setdefault(claimed.reply.conversation.chat_id, []).append(claimed)
+        for chat_id, waiting in groups.items():
+            task = sending[chat_id] = asyncio.create_task(self._send_in_order(platform, waiting, lease_ends), name=f"delivery {platform} {chat_id}")
+            task.add_done_callback(lambda _: self._wake[platform].set())
         return bool(groups)
 
     async def _send_in_order(self, platform: str, waiting: Sequence[ClaimedReply], lease_ends: datetime) -> None:
@@ -178,18 +227,9 @@ class Delivery:
 
     async def _send(self, adapter: Adapter, claimed: ClaimedReply) -> Outcome:
         reply, key = claimed.reply, claimed.reply.idempotency_key
-        age = self._clock.now() - claimed.created_at
-        if age > (NOTICE_AGE if key.startswith(NOTICE_PREFIX) else self._max_age):
-            await self._outbox.failed(key, "too old")
-            log.info("reply_expired", platform=adapter.platform, key=key, age_seconds=round(age.total_seconds()))
-            return Outcome.EXPIRED
+        if (outcome := await self._begin(adapter.platform, claimed, idempotent=adapter.capabilities.idempotent_send)) is not None:
+            return outcome
         unconfirmed = _unconfirmed(claimed.error)
-        if not adapter.capabilities.idempotent_send:
-            if unconfirmed >= MOST_UNCONFIRMED:
-                await self._outbox.failed(key, "whether the group saw it is unknown for two attempts")
-                log.warning("reply_given_up", platform=adapter.platform, key=key, reason="unconfirmed")
-                return Outcome.UNCONFIRMED
-            await self._outbox.retry(key, _marked("", unconfirmed + 1), LEASE)
         started = self._clock.monotonic()
         try:
             message_id = await adapter.send(reply)
@@ -204,6 +244,22 @@ class Delivery:
         await self._outbox.sent(key, message_id)
         self._observe("send", self._clock.monotonic() - started)
         return Outcome.SENT
+
+    async def _begin(self, platform: str, claimed: ClaimedReply, *, idempotent: bool) -> Outcome | None:
+        """What ends a reply before this attempt, or None; then, where the platform knows no keys, the attempt is marked as unconfirmed."""
+        key, age, unconfirmed = claimed.reply.idempotency_key, self._clock.now() - claimed.created_at, _unconfirmed(claimed.error)
+        if age > (NOTICE_AGE if key.startswith(NOTICE_PREFIX) else self._max_age):
+            await self._outbox.failed(key, "too old")
+            log.info("reply_expired", platform=platform, key=key, age_seconds=round(age.total_seconds()))
+            return Outcome.EXPIRED
+        if idempotent:
+            return None
+        if unconfirmed >= MOST_UNCONFIRMED:
+            await self._outbox.failed(key, "whether the group saw it is unknown for two attempts")
+            log.warning("reply_given_up", platform=platform, key=key, reason="unconfirmed")
+            return Outcome.UNCONFIRMED
+        await self._outbox.retry(key, _marked("", unconfirmed + 1), LEASE)
+        return None
 
     async def _refused(self, platform: str, claimed: ClaimedReply, error: SendError, unconfirmed: int) -> Outcome:
         key = claimed.reply.idempotency_key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
@@ -121,6 +122,10 @@ class Ingest:
 
     async def left(self, conversation: ConversationKey) -> None:
         log.info("group_left", platform=conversation.platform, group=conversation.chat_id)
+
+    def fetch(self, platform: str, chat_id: str | None) -> AbstractAsyncContextManager[Sequence[OutgoingReply]]:
+        """See :class:`core.ports.MessageSink`. Nothing waits where there are no replies."""
+        return nullcontext(()) if self._replies is None else self._replies.fetch(platform, chat_id)
 
     # --- bulk
 

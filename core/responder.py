@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from enum import StrEnum
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -20,7 +21,7 @@ from core.delivery import REPLY_PREFIX, ReplyQueue
 from core.errors import BackendError, StorageError
 from core.events import MessageRecalled, QuestionResolved
 from core.groups import Groups, ReplyHistory, ReplyMode
-from core.messages import ConversationKey, Question
+from core.messages import ConversationKey, Question, Resolution, Verdict
 from core.ports import OutgoingReply
 from core.rate_limit import HOUR, HourlyLimits
 from core.timings import Observe, unobserved
@@ -31,6 +32,7 @@ ANSWERED_AT_ONCE = 4
 MOST_WAITING = 64
 QUOTED_CHARS = 60
 RECALLS_REMEMBERED = 2000
+REPLIES_REMEMBERED = 2000
 
 
 class Result(StrEnum):
@@ -72,6 +74,22 @@ class ReplyRules:
         return start <= local < end if start < end else local >= start or local < end
 
 
+class ResolvedQuestion(Protocol):
+    """A question of the log that is through all its steps."""
+
+    @property
+    def question(self) -> Question: ...
+    @property
+    def verdict(self) -> Verdict | None: ...
+    @property
+    def resolution(self) -> Resolution | None: ...
+
+
+class ResolvedQuestions(Protocol):
+    async def unanswered(self, platforms: Collection[str], since: datetime) -> Sequence[ResolvedQuestion]:
+        """Questions of ``platforms`` that were asked at ``since`` or later and to which no reply was ever queued, oldest first. Raises StorageError."""
+
+
 class Responder:
     """Subscribes to :class:`QuestionResolved`. A question is replied to once; a failing answer service never shows in the group."""
 
@@ -88,12 +106,13 @@ class Responder:
         clock: Clock | None = None,
     ) -> None:
         """:param answers: None: groups in the mode ``answer`` get no reply."""
-        self._replies, self._groups, self._history, self._rules, self._answers = replies, groups, history, rules, answers
+        self._bus, self._replies, self._groups, self._history, self._rules, self._answers = bus, replies, groups, history, rules, answers
         self._observe, self._clock = observe, clock or SystemClock()
         self._limits = HourlyLimits()
         self._slots = asyncio.Semaphore(ANSWERED_AT_ONCE)
         self._under_way: dict[str, tuple[Question, asyncio.Task[None]]] = {}
         self._recalled: deque[tuple[ConversationKey, str]] = deque(maxlen=RECALLS_REMEMBERED)
+        self._replied: dict[Hashable, str] = {}
         self.counts: Counter[Result] = Counter()
         bus.subscribe(QuestionResolved, self._on_resolved)
         bus.subscribe(MessageRecalled, self._on_recalled)
@@ -102,6 +121,12 @@ class Responder:
         """Count what earlier runs said in the last hour. Raises StorageError."""
         for past in await self._history.replies_since(self._clock.now() - HOUR):
             self._limits.note(past.at, *self._limit_keys(past.conversation, past.member))
+
+    async def take_up(self, log_of_questions: ResolvedQuestions, platforms: Collection[str]) -> None:
+        """Decide on the questions that an earlier run had resolved and not replied to: it may have died while it waited for their answers. Raises StorageError."""
+        for entry in await log_of_questions.unanswered(platforms, self._clock.now() - self._rules.max_age):
+            if entry.verdict is not None:
+                await self._bus.publish(QuestionResolved(entry.question, entry.verdict, entry.resolution))
 
     async def stop(self, timeout: float = 5.0) -> None:
         """Give answers that are under way ``timeout`` seconds, then cancel them. Idempotent."""
@@ -152,14 +177,24 @@ class Responder:
             return Result.TOO_OLD
         if self._rules.is_quiet(now):
             return Result.QUIET_HOURS
-        if question.id in self._under_way or await self._replies.known(_key(question)):
+        if question.id in self._under_way or self._is_copy(question) or await self._replies.known(_key(question)):
             return Result.ALREADY_REPLIED
         if mode is ReplyMode.ANSWER and len(self._under_way) >= MOST_WAITING:
             return Result.BUSY
         group, member = self._limit_keys(question.conversation, question.sender_id)
         if not self._limits.take(now, {group: self._rules.group_per_hour, member: self._rules.member_per_hour}):
             return Result.LIMITED
+        self._remember(question)
         return None
+
+    def _is_copy(self, question: Question) -> bool:
+        """Platforms were seen to deliver a message again under another id: the same words of the same member at the same moment are one question."""
+        return self._replied.get(_said(question), question.id) != question.id
+
+    def _remember(self, question: Question) -> None:
+        self._replied[_said(question)] = question.id
+        if len(self._replied) > REPLIES_REMEMBERED:
+            del self._replied[next(iter(self._replied))]
 
     async def _answer(self, question: Question, asked: str, taken_at: datetime) -> None:
         result = Result.FAILED
@@ -219,6 +254,10 @@ class Responder:
 
 def _key(question: Question) -> str:
     return f"{REPLY_PREFIX}{question.id}"
+
+
+def _said(question: Question) -> Hashable:
+    return question.conversation, question.sender_id, question.text, question.asked_at
 
 
 def _shortened(text: str) -> str:

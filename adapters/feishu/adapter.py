@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from adapters.aged_cache import AgedCache
 from adapters.checks import Finding
 from adapters.feishu import check, sdk
 from adapters.feishu.events import PLATFORM, BotIdentity, GroupEvent, Ignored, Joined, Left, NewMessage, Renamed, parse_event
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 DRAIN_SECONDS = 5.0
+ADMINS_AGE_SECONDS = 300.0
 
 
 class _Session:
@@ -40,6 +42,7 @@ class _Session:
         self.sink = sink
         self.rest = Rest(config, clock)
         self.names = Names(self.rest, clock, config.names_max_age_seconds)
+        self.admins: AgedCache[frozenset[str]] = AgedCache(clock, frozenset(), ADMINS_AGE_SECONDS)
         self.sender = Sender(self.rest, clock)
         self.lanes: Lanes[GroupEvent] = Lanes(self._handle, clock)
         self.transport: Supervisor | Webhook | None = None
@@ -136,6 +139,13 @@ class FeishuAdapter:
             return Health(False, "not started", age)
         return Health(transport.connected, getattr(transport, "detail", "listening"), age)
 
+    async def chat_admins(self, conversation: ConversationKey) -> frozenset[str]:
+        """See :class:`core.ports.ChatAdmins`: open_ids of the owner and the managers of a group. Needs the scope im:chat:readonly."""
+        session = self._session
+        if session is None:
+            return frozenset()
+        return await session.admins.get(conversation.chat_id, lambda: _chat_admins(session.rest, conversation.chat_id), ApiError)
+
     async def check(self) -> list[Finding]:
         """What works and what is missing, with remedies. Needs no start."""
         return await check.check(self._config, self._clock)
@@ -189,6 +199,15 @@ class FeishuAdapter:
         if self._session is None:
             raise SendError(PLATFORM, "the adapter is not started")
         return self._session
+
+
+async def _chat_admins(rest: Rest, chat_id: str) -> frozenset[str]:
+    """The owner (whom the platform does not tell where it is a bot) and the managers. Raises ApiError."""
+    answer = await rest.call("GET", "/open-apis/im/v1/chats/:chat_id", paths={"chat_id": chat_id}, queries=[("user_id_type", "open_id")])
+    data = answer.get("data") or {}
+    managers = data.get("user_manager_id_list")
+    found = [data.get("owner_id"), *(managers if isinstance(managers, list) else [])]
+    return frozenset(admin for admin in found if isinstance(admin, str) and admin)
 
 
 def require_credentials(config: FeishuSection) -> None:

@@ -1,4 +1,4 @@
-"""WeChat through HuixiangDou's Android accessibility app: it POSTs what it reads on the screen, and fetches by ``poll`` what it shall type.
+"""WeChat through HuixiangDou's Android accessibility app: it POSTs what it reads on the screen, and fetches by ``poll`` what it shall type. Until then replies stay in the outbox.
 
 The app knows no message ids and no times. Its ``query_id`` is the name of the group in the released app and a random word in other clients, so it identifies a message only
 together with what was said.
@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import structlog
-
 from adapters.checks import Finding
-from adapters.wechat.callbacks import BadCallbackError, CallbackServer, RoomLocks
+from adapters.wechat.callbacks import BadCallbackError, CallbackServer, Respond, RoomLocks
 from adapters.wechat.payloads import PLATFORM, shown_text
 from adapters.wechat.recent import Recent
 from core.clock import Clock, SystemClock
@@ -25,11 +23,7 @@ from core.errors import SendError
 from core.messages import ConversationKey, Message, MessageKind
 from core.ports import Capabilities, Health, MessageSink, OutgoingReply
 
-log = structlog.get_logger(__name__)
-
 _REPEAT_SECONDS = 60.0  # the same words of one member within this time are one message that was pushed twice
-_WAITING_SECONDS = 600.0  # replies that no phone fetched by then are dropped
-_MOST_WAITING = 100  # a group
 _TELLING_LENGTH = 8  # shorter replies ("好的") a member may say as well
 _MEMBER_COUNT = re.compile(r"\s*\(\d+\)$")  # WeChat shows "name(128)"; the number changes, the group does not
 
@@ -55,33 +49,27 @@ class Query:
         return hashlib.sha256("\x1f".join((*self.said, *more)).encode()).hexdigest()[:32]
 
 
-@dataclass(frozen=True, slots=True)
-class WaitingReply:
-    """A reply that no poll has fetched yet. ``since`` on the monotonic clock, seconds."""
-
-    request: dict[str, Any]
-    text: str
-    key: str
-    since: float
-
-
 class AndroidAdapter:
     """The Adapter port over the app's call-backs. The chat id is the name of the group, the sender id the name of the member: the screen shows nothing else."""
 
     platform = PLATFORM
-    capabilities = Capabilities()
+    capabilities = Capabilities(fetches=True)
 
     def __init__(self, config: WechatSection, clock: Clock | None = None) -> None:
         self._config, self._clock = config, clock or SystemClock()
         self._server = CallbackServer(config, self._answer, self._clock)
         self._locks = RoomLocks()
         self._sink: MessageSink | None = None
-        self._waiting: dict[str, deque[WaitingReply]] = {}
         self._requests: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
         self._latest: dict[str, dict[str, Any]] = {}
         self._pushed: OrderedDict[tuple[str, ...], tuple[str, datetime, float]] = OrderedDict()
-        self._keys, self._typed = Recent(1000), Recent(200)
+        self._typed = Recent(200)
         self._last_event: float | None = None
+
+    @property
+    def bot_id(self) -> str:
+        """``[wechat] wcid``: the name of the phone's account in its groups."""
+        return self._config.wcid
 
     @property
     def address(self) -> tuple[str, int] | None:
@@ -96,19 +84,7 @@ class AndroidAdapter:
         await self._server.stop()
 
     async def send(self, reply: OutgoingReply) -> str:
-        """Lay the reply ready for the phone's next poll of its group. A key that was sent before is not laid out again."""
-        if self._server.address is None:
-            raise SendError(PLATFORM, "the call-back server is not running", retry_after=5.0)
-        room = reply.conversation.chat_id
-        if reply.idempotency_key in self._keys:
-            return ""
-        waiting = self._waiting.setdefault(room, deque())
-        self._drop_old(waiting)
-        if len(waiting) >= _MOST_WAITING:
-            raise SendError(PLATFORM, f"{_MOST_WAITING} replies wait for the phone: it does not poll", retry_after=60.0)
-        self._keys.add(reply.idempotency_key)
-        waiting.append(WaitingReply(self._request_of(reply), reply.text, reply.idempotency_key, self._clock.monotonic()))
-        return ""
+        raise SendError(PLATFORM, "the phone fetches replies, nothing can be sent to it", permanent=True)
 
     async def recall(self, conversation: ConversationKey, message_id: str) -> None:
         raise SendError(PLATFORM, "the Android app cannot recall messages", permanent=True)
@@ -128,13 +104,23 @@ class AndroidAdapter:
 
         return await check(self._config)
 
-    async def _answer(self, value: dict[str, Any]) -> object:
+    async def _answer(self, value: dict[str, Any], respond: Respond) -> None:
         query = parse_query(value)
         self._last_event = self._clock.monotonic()
         if query.kind == "poll":
-            return {"msg": "ok", "msgCode": "10000", "data": self._ready(query.group)}
+            await self._hand_out(query.group, respond)
+            return
         await self._locks.run(query.group, lambda: self._take(query))
-        return {"msg": "ok", "msgCode": "10000", "data": []}
+        await respond({"msg": "ok", "msgCode": "10000", "data": []})
+
+    async def _hand_out(self, group: str, respond: Respond) -> None:
+        """What the phone shall type into ``group`` ("": into any), each once. It types into the chat that is open, so replies for other groups stay."""
+        assert self._sink is not None
+        async with self._sink.fetch(PLATFORM, group or None) as replies:
+            for reply in replies:  # known before the phone has them: the screen may be faster than the end of the response
+                self._typed.add((reply.conversation.chat_id, reply.text.strip()))
+            data = [{"req": self._request_of(reply), "rsp": {"code": 0, "state": "success", "text": reply.text, "references": []}} for reply in replies]
+            await respond({"msg": "ok", "msgCode": "10000", "data": data})
 
     async def _take(self, query: Query) -> None:
         assert self._sink is not None
@@ -186,26 +172,14 @@ class AndroidAdapter:
             self._requests.popitem(last=False)
 
     def _request_of(self, reply: OutgoingReply) -> dict[str, Any]:
-        """The request that a reply answers: the quoted one, else the last of the group, else one that names the group (after a restart)."""
+        """The request that a reply answers: the quoted one; after a restart, one that names group and member; for what answers nobody, the last of the group."""
         room = reply.conversation.chat_id
-        empty = {"query_id": room, "groupname": room, "username": "", "query": {"type": "text", "content": ""}}
-        return self._requests.get((room, reply.reply_to or "")) or self._latest.get(room) or empty
-
-    def _ready(self, group: str) -> list[dict[str, Any]]:
-        """What the phone shall type into ``group``, each once. Replies for other groups stay: the phone types into the chat that is open."""
-        waiting = self._waiting.pop(group, deque())
-        self._drop_old(waiting)
-        for reply in waiting:
-            self._typed.add((group, reply.text.strip()))
-        return [{"req": reply.request, "rsp": {"code": 0, "state": "success", "text": reply.text, "references": []}} for reply in waiting]
+        named = {"query_id": room, "groupname": room, "username": reply.mention or "", "query": {"type": "text", "content": ""}}
+        quoted = self._requests.get((room, reply.reply_to or ""))
+        return quoted or (named if reply.mention else self._latest.get(room, named))
 
     def _typed_texts(self, group: str) -> list[str]:
         return [text for room, text in self._typed.items() if room == group and len(text) >= _TELLING_LENGTH]
-
-    def _drop_old(self, waiting: deque[WaitingReply]) -> None:
-        while waiting and self._clock.monotonic() - waiting[0].since > _WAITING_SECONDS:
-            waiting.popleft()
-            log.warning("wechat.reply_dropped", reason="no phone fetched it", seconds=_WAITING_SECONDS)
 
 
 def parse_query(value: dict[str, Any]) -> Query:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -18,14 +18,16 @@ from core.errors import ConfigError
 
 log = structlog.get_logger(__name__)
 
-Answer = Callable[[dict[str, Any]], Awaitable[object]]
+Respond = Callable[[object], Awaitable[None]]
+"""Writes the 200 with a JSON body. Raises ConnectionError when the gateway has hung up."""
+Answer = Callable[[dict[str, Any], Respond], Coroutine[Any, Any, None]]
 
 _BODY_SECONDS = 30.0
 _DRAIN_SECONDS = 5.0
 
 
 class CallbackServer:
-    """Serves ``answer``: its result is the JSON body of the 200, and nothing is answered before it returned. When it raises, the gateway gets 500 and may push again.
+    """Serves ``answer``, which responds when it is done with a call-back. When it raises before that, the gateway gets 500 and may push again.
 
     Paths: any; existing installations keep theirs. The secret may stand in ``Authorization: Bearer ...`` or as one part of the path, for gateways that know only a URL.
     """
@@ -89,20 +91,30 @@ class CallbackServer:
             return web.json_response({"error": "not JSON"}, status=400)
         if not isinstance(value, dict):
             return web.json_response({"error": "not a JSON object"}, status=400)
-        return await self._respond(value)
+        return await self._handle(request, value)
 
-    async def _respond(self, value: dict[str, Any]) -> web.StreamResponse:
+    async def _handle(self, request: web.Request, value: dict[str, Any]) -> web.StreamResponse:
+        written: list[web.StreamResponse] = []
+
+        async def respond(body: object) -> None:
+            response = web.json_response(body)
+            await response.prepare(request)
+            await response.write_eof()
+            written.append(response)
+
         # A task of its own: a gateway that hangs up must not interrupt the store half-way.
-        task = asyncio.ensure_future(self._answer(value))
+        task = asyncio.create_task(self._answer(value, respond), name="wechat-callback")
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         try:
-            return web.json_response(await asyncio.shield(task))
+            await asyncio.shield(task)
         except BadCallbackError as error:
             return web.json_response({"error": str(error)}, status=400)
+        except ConnectionError:
+            log.info("wechat.gateway_hung_up")
         except Exception as error:  # whatever the store raised: not acknowledged, so that the gateway pushes again
             log.error("wechat.callback_failed", error=type(error).__name__)
-            return web.json_response({"error": "not stored, push again"}, status=500)
+        return written[0] if written else web.json_response({"error": "not stored, push again"}, status=500)
 
     def _authorised(self, request: web.Request) -> bool:
         secret = self._config.secret.get_secret_value().encode()

@@ -128,6 +128,11 @@ class PuppetClient:
     async def room_topic(self, room_id: str) -> str:
         return str((await self._call(self._puppet.room_payload(room_id))).topic)
 
+    async def room_admins(self, room_id: str) -> frozenset[str]:
+        """Contact ids of the owner of a room and of its admins."""
+        payload = await self._call(self._puppet.room_payload(room_id))
+        return frozenset({payload.owner_id, *payload.admin_ids} - {""})
+
     async def member_alias(self, room_id: str, contact_id: str) -> str:
         """The name a member chose for this room, "" without one."""
         return str((await self._call(self._puppet.room_member_payload(room_id, contact_id))).room_alias)

@@ -14,9 +14,9 @@ from typing import Any, TextIO
 
 import structlog
 
+from adapters.aged_cache import AgedCache
 from adapters.checks import Finding
 from adapters.wechat.delivery import Intake, RoomQueues, cancel, first_of
-from adapters.wechat.names import NameCache
 from adapters.wechat.payloads import MENTION_SEPARATOR, PLATFORM, RECALLED, RawMessage, kind_of, quote_in, recalled_id, sent_at, shown_text, without_mention
 from adapters.wechat.puppet import Deadlines, EventKind, PuppetClient, PuppetError, PuppetEvent, endpoint_of
 from adapters.wechat.qr import show_qr_code
@@ -28,6 +28,8 @@ from core.messages import ConversationKey, Message, MessageKind, Recall
 from core.ports import Capabilities, Health, MessageSink, OutgoingReply
 
 log = structlog.get_logger(__name__)
+
+_ADMINS_AGE_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class WechatyAdapter:
     ) -> None:
         self._config, self._clock = config, clock or SystemClock()
         self._timing, self._deadlines, self._terminal = timing or Timing(), deadlines or Deadlines(), terminal
-        self._names = NameCache(self._clock)
+        self._names = AgedCache(self._clock, "")
+        self._admins: AgedCache[frozenset[str]] = AgedCache(self._clock, frozenset(), _ADMINS_AGE_SECONDS)
         self._rooms = RoomQueues(self._clock)
         self._intake: Intake[RawMessage] = Intake(self._fetch, self._hand, self._clock)
         self._sent, self._seen = Recent(1000), Recent(5000)
@@ -71,6 +74,11 @@ class WechatyAdapter:
         self._stopping = False
         self._shown_code = ""
         self._detail = "not started"
+
+    @property
+    def bot_id(self) -> str:
+        """The account's contact id: ``[wechat] wcid``, or what the login event told."""
+        return self._self_id
 
     async def start(self, sink: MessageSink) -> None:
         endpoint_of(self._config)
@@ -134,6 +142,10 @@ class WechatyAdapter:
                 return [(room_id, await self._topic(client, room_id)) for room_id in await client.room_ids()]
         except PuppetError as error:
             raise SendError(PLATFORM, error.problem, permanent=error.permanent, retry_after=error.retry_after) from error
+
+    async def chat_admins(self, conversation: ConversationKey) -> frozenset[str]:
+        """See :class:`core.ports.ChatAdmins`: the owner of the room, and its admins where the service tells them."""
+        return await self._admins.get(conversation.chat_id, lambda: self._connected().room_admins(conversation.chat_id), PuppetError)
 
     async def check(self) -> list[Finding]:
         """What works and what is missing, with remedies. Needs no start and does not disturb a running bot."""
@@ -203,6 +215,7 @@ class WechatyAdapter:
 
     async def _watch(self, client: PuppetClient) -> None:
         """Return never; raise PuppetError when the connection gives no sign of life (a black hole keeps TCP open for minutes)."""
+        await self._ding(client)  # at once: whether this service answers by a dong has to be known before its stream falls silent
         while True:
             sign = self._last_sign
             left = self._timing.probe_after - (self._clock.monotonic() - sign)
@@ -257,6 +270,7 @@ class WechatyAdapter:
                 self._on_members(event)
             case EventKind.DIRTY:
                 self._names.forget(("topic", str(event.data.get("payloadId"))))
+                self._admins.forget(str(event.data.get("payloadId")))
 
     def _on_login(self, contact_id: str) -> None:
         self._self_id, self._detail, self._shown_code = contact_id, "", ""

@@ -8,9 +8,9 @@ from typing import Any
 
 import structlog
 
+from adapters.aged_cache import AgedCache
 from adapters.checks import Finding
-from adapters.wechat.callbacks import BadCallbackError, CallbackServer, RoomLocks
-from adapters.wechat.names import NameCache
+from adapters.wechat.callbacks import BadCallbackError, CallbackServer, Respond, RoomLocks
 from adapters.wechat.payloads import MENTION_SEPARATOR, PLATFORM
 from adapters.wechat.wkteam_api import WkteamApi, WkteamError
 from adapters.wechat.wkteam_payloads import parse_callback
@@ -39,13 +39,18 @@ class WkteamAdapter:
         self._config, self._clock = config, clock or SystemClock()
         self._server = CallbackServer(config, self._answer, self._clock)
         self._api, self._lookups = WkteamApi(config), WkteamApi(config, _NAME_DEADLINE_SECONDS)
-        self._names = NameCache(self._clock, _NAME_AGE_SECONDS, _NAME_RETRY_SECONDS)
+        self._names = AgedCache(self._clock, "", _NAME_AGE_SECONDS, _NAME_RETRY_SECONDS)
         self._locks = RoomLocks()
         self._sink: MessageSink | None = None
         self._sent: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._groups: dict[str, str] = {}
         self._last_event: float | None = None
         self._offline = False
+
+    @property
+    def bot_id(self) -> str:
+        """``[wechat] wcid``: the bot's account."""
+        return self._config.wcid
 
     @property
     def address(self) -> tuple[str, int] | None:
@@ -103,7 +108,7 @@ class WkteamAdapter:
 
         return await check(self._config)
 
-    async def _answer(self, value: dict[str, Any]) -> object:
+    async def _answer(self, value: dict[str, Any], respond: Respond) -> None:
         if "messageType" not in value:
             raise BadCallbackError("messageType is missing")
         self._last_event = self._clock.monotonic()
@@ -115,7 +120,7 @@ class WkteamAdapter:
         event = parse_callback(value, self._config.wcid, received_at=self._clock.now())
         if event is not None:
             await self._locks.run(event.chat_id, lambda: self._pass_on(event))
-        return "done"
+        await respond("done")
 
     async def _pass_on(self, event: Message | Recall) -> None:
         assert self._sink is not None

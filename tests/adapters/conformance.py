@@ -23,7 +23,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -94,13 +95,14 @@ class Wire(Protocol):
 
 @dataclass
 class RecordingSink:
-    """A :class:`core.ports.MessageSink` that remembers, and that can be slow (:meth:`hold`) or fail (``errors``)."""
+    """A :class:`core.ports.MessageSink` that remembers, and that can be slow (:meth:`hold`) or fail (``errors``). ``waiting``: replies for platforms that fetch them."""
 
     messages: list[Message] = field(default_factory=list)
     recalls: list[Recall] = field(default_factory=list)
     joins: list[tuple[ConversationKey, str]] = field(default_factory=list)
     leaves: list[ConversationKey] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
+    waiting: list[OutgoingReply] = field(default_factory=list)
     entered: int = 0
 
     def __post_init__(self) -> None:
@@ -129,6 +131,14 @@ class RecordingSink:
 
     async def left(self, conversation: ConversationKey) -> None:
         self.leaves.append(conversation)
+
+    @asynccontextmanager
+    async def fetch(self, platform: str, chat_id: str | None) -> AsyncIterator[Sequence[OutgoingReply]]:
+        self.entered += 1
+        await self._open.wait()
+        ready = [reply for reply in self.waiting if reply.conversation.platform == platform and chat_id in (None, reply.conversation.chat_id)]
+        yield ready
+        self.waiting = [reply for reply in self.waiting if reply not in ready]
 
     def ids(self, chat_id: str = "chat-1") -> list[str]:
         return [message.message_id for message in self.messages if message.chat_id == chat_id]
@@ -260,7 +270,7 @@ class AdapterConformance:
         await self.until(wire, lambda: wire.connected() and adapter.health().connected)
         await wire.deliver(WireMessage("m1"))
         await self.until(wire, lambda: sink.messages)
-        await adapter.send(self.reply())
+        await self.hand_over(adapter, sink, self.reply())
         await self.stop(adapter, wire)
         await self.stop(adapter, wire)
         assert not adapter.health().connected
@@ -280,8 +290,8 @@ class AdapterConformance:
         await self.stop(adapter, wire)
         assert wire.acknowledged() == []
 
-    async def test_a_reply_reaches_the_group(self, running: Adapter, wire: Wire) -> None:
-        await running.send(self.reply("已解析：怎么把 mmpose 部署到 TX2？"))
+    async def test_a_reply_reaches_the_group(self, running: Adapter, wire: Wire, sink: RecordingSink) -> None:
+        await self.hand_over(running, sink, self.reply("已解析：怎么把 mmpose 部署到 TX2？"))
         await self.until(wire, lambda: wire.sent())
         assert [(sent.chat_id, sent.text) for sent in wire.sent()] == [("chat-1", "已解析：怎么把 mmpose 部署到 TX2？")]
 
@@ -318,6 +328,14 @@ class AdapterConformance:
         await adapter.start(sink)
         await self.stop(adapter, wire)
         assert await self.send_or_error(adapter) is not None
+
+    @staticmethod
+    async def hand_over(adapter: Adapter, sink: RecordingSink, reply: OutgoingReply) -> None:
+        """As the outbox does: send, or keep ready for a platform that fetches."""
+        if adapter.capabilities.fetches:
+            sink.waiting.append(reply)
+        else:
+            await adapter.send(reply)
 
     async def send_or_error(self, adapter: Adapter) -> SendError | None:
         try:

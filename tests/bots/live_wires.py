@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-import os
 import re
 import signal
 import socket
 import sqlite3
-import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Protocol, Self
 
 from aiohttp import web
 
+from adapters.wechat.payloads import MENTION_SEPARATOR
 from bots.live import live
 from bots.replay import ScaledClock
 from core.config import load_config
@@ -26,11 +26,7 @@ from tests.adapters.feishu.payloads import text_event
 from tests.adapters.manual_clock import eventually
 from tests.adapters.wechat.loopback_puppet import LoopbackPuppet, pb
 from tests.bots.live_bot import ANTECEDENT, PRONOUN, rule_models
-
-ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 120.0
-"""Real seconds for what takes a few on an idle machine: others may hold the processors."""
-
+from tests.bots.warm import PATIENCE, Forked, Warm
 
 _MENTION = re.compile(r'^<at user_id="[^"]*"></at> ')
 
@@ -38,8 +34,9 @@ _MENTION = re.compile(r'^<at user_id="[^"]*"></at> ')
 class LoopbackAnswers:
     """An OpenAI-compatible service that answers each question with itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, reaper: Reaper | None = None) -> None:
         self.asked: list[str] = []
+        self._reaper = reaper
 
     async def __aenter__(self) -> Self:
         application = web.Application()
@@ -56,6 +53,8 @@ class LoopbackAnswers:
     async def _answer(self, request: web.Request) -> web.Response:
         question = (await request.json())["messages"][-1]["content"]
         self.asked.append(question)
+        if self._reaper is not None and self._reaper.comes("answering"):
+            return web.Response(status=503)
         return web.json_response({"choices": [{"message": {"role": "assistant", "content": f"答：{question}"}}]})
 
 
@@ -125,12 +124,20 @@ class WechatWire:
         await asyncio.sleep(0)
 
     def shown(self) -> list[str]:
-        return [text for _, text, _ in self.server.sent]
+        return [text.rpartition(MENTION_SEPARATOR)[2] for _, text, _ in self.server.sent]
 
 
-def write_config(directory: Path, *, feishu: LoopbackFeishu | None = None, puppet: LoopbackPuppet | None = None, answers: LoopbackAnswers | None = None, web_port: int = 0) -> Path:
-    """A config file for the servers that are given, with a database beside it. Windows are short, and limits of replies far away."""
-    sections = {
+def write_config(
+    directory: Path,
+    *,
+    feishu: LoopbackFeishu | None = None,
+    puppet: LoopbackPuppet | None = None,
+    answers: LoopbackAnswers | None = None,
+    name: str = "config.ini",
+    extra: Mapping[str, Mapping[str, object]] | None = None,
+) -> Path:
+    """A config file for the servers that are given, with a database beside it. Windows are short, and limits of replies far away. ``extra``: further keys by section."""
+    sections: dict[str, dict[str, object]] = {
         "bot": {
             "groups": "chat-1",
             "reply": "answer" if answers else "off",
@@ -144,12 +151,13 @@ def write_config(directory: Path, *, feishu: LoopbackFeishu | None = None, puppe
         "gate": {"backend": "none"},
         "storage": {"url": f"sqlite:///{directory / 'bot.db'}"},
         "privacy": {"post_notice": "no"},
-        "web": {"port": web_port},
         "answer": {"base_url": answers.url, "model": "echo"} if answers else {},
         "feishu": {"app_id": APP_ID, "app_secret": APP_SECRET, "domain": feishu.domain} if feishu else {},
         "wechat": {"provider": "wechaty", "endpoint": puppet.endpoint, "token": "token-of-the-puppet"} if puppet else {},
     }
-    path = directory / "config.ini"
+    for section, pairs in (extra or {}).items():
+        sections[section] = {**sections.get(section, {}), **pairs}
+    path = directory / name
     path.write_text("\n".join(f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in pairs.items()) for name, pairs in sections.items() if pairs), encoding="utf-8")
     return path
 
@@ -171,7 +179,7 @@ def answers_to(count: int) -> list[str]:
 
 
 def rows(config: Path, sql: str) -> list[tuple[Any, ...]]:
-    """What the database holds now; none before it exists."""
+    """What the database of a config holds now."""
     with closing(sqlite3.connect(f"file:{config.with_name('bot.db')}?mode=ro", uri=True, timeout=10.0)) as connection:
         return connection.execute(sql).fetchall()
 
@@ -195,14 +203,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def listens(port: int) -> bool:
+    """Whether somebody takes connections there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @asynccontextmanager
-async def living(config: Path, platforms: Sequence[str], clock: ScaledClock) -> AsyncIterator[Callable[[Callable[[], object]], Any]]:
-    """A bot in this process, with the rules of :mod:`tests.bots.live_bot` as models. Gives ``until(condition)``, which fails at once when the bot ends."""
+async def living(config: Path, platforms: Sequence[str], clock: ScaledClock) -> AsyncIterator[Callable[..., Any]]:
+    """A bot in this process, with the rules of :mod:`tests.bots.live_bot` as models. Gives ``until(condition, tick)``, which fails at once when the bot ends."""
     stop = asyncio.Event()
     bot = asyncio.create_task(live(load_config(config, {}), platforms, stop, clock, rule_models()))
 
-    async def until(condition: Callable[[], object]) -> None:
-        await eventually(lambda: bot.done() or condition(), PATIENCE)
+    async def until(condition: Callable[[], object], tick: Callable[[], object] | None = None) -> None:
+        await eventually(lambda: bot.done() or condition(), PATIENCE, tick)
         if bot.done():
             raise AssertionError(f"the bot ended: {bot.result()}")
 
@@ -218,44 +232,32 @@ class MortalBot:
 
     LATER = 150.0
 
-    def __init__(self, program: asyncio.subprocess.Process) -> None:
-        self._program, self._pid = program, 0
+    def __init__(self, warm: Warm, config: Path, *platforms: str) -> None:
+        self._warm, self._config, self._platforms = warm, config, platforms
+        self._process: Forked | None = None
         self.kills = self._starts = 0
 
-    @classmethod
-    @asynccontextmanager
-    async def of(cls, config: Path, platform: str) -> AsyncIterator[MortalBot]:
-        command = [sys.executable, "-m", "tests.bots.live_bot", str(config), platform]
-        program = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
-        bot = cls(program)
-        try:
-            await bot.start()
-            yield bot
-        finally:
-            if bot.alive:
-                os.kill(bot._pid, signal.SIGKILL)
-            assert program.stdin is not None
-            program.stdin.close()
-            await asyncio.wait_for(program.wait(), PATIENCE)
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            await self._process.ended()
 
     async def start(self) -> None:
-        assert self._program.stdin is not None
-        assert self._program.stdout is not None
-        self._program.stdin.write(f"{self._starts * self.LATER}\n".encode())
-        self._pid = int(await asyncio.wait_for(self._program.stdout.readline(), PATIENCE))
+        self._process = await asyncio.to_thread(self._warm.start, "tests.bots.live_bot:run", str(self._config), self._starts * self.LATER, *self._platforms)
         self._starts += 1
 
     @property
     def alive(self) -> bool:
-        try:
-            os.kill(self._pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
+        return self._process is not None and self._process.alive
 
     def kill(self) -> None:
         """kill -9, now."""
-        os.kill(self._pid, signal.SIGKILL)
+        if self._process is not None:
+            self._process.kill()
         self.kills += 1
 
     async def restart_after(self, kills: int) -> None:
@@ -265,8 +267,55 @@ class MortalBot:
 
     async def finish(self) -> None:
         """Stop as systemd does."""
-        os.kill(self._pid, signal.SIGTERM)
-        await eventually(lambda: not self.alive, PATIENCE)
+        assert self._process is not None
+        self._process.send(signal.SIGTERM)
+        assert await self._process.ended() == 0
+
+
+class Reaper:
+    """Kills a bot at the moment that a test named, once for each naming. Loopback servers tell it what is happening to them."""
+
+    def __init__(self) -> None:
+        self.kill: Callable[[], None] = lambda: None
+        self.next_death: str | None = None
+
+    def comes(self, moment: str) -> bool:
+        """Whether the bot has just died at this moment."""
+        if self.next_death != moment:
+            return False
+        self.next_death = None
+        self.kill()
+        return True
+
+
+class LeapingClock(ScaledClock):
+    """Runs ``speed`` times as fast as the machine's clock, and jumps ahead when a test says so: who sleeps until then wakes."""
+
+    def __init__(self, speed: float = 1.0) -> None:
+        super().__init__(datetime.now(UTC), speed)
+        self._pace, self._ahead, self._leapt = speed, 0.0, asyncio.Event()
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self._ahead
+
+    async def sleep(self, seconds: float) -> None:
+        end = self.monotonic() + seconds
+        while (left := end - self.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._leapt.wait(), left / self._pace)
+
+    def leap(self, seconds: float = 5.0) -> None:
+        self._ahead += seconds
+        leapt, self._leapt = self._leapt, asyncio.Event()
+        leapt.set()
+
+    async def elapse(self, seconds: float, step: float = 1.0) -> None:
+        """Let ``seconds`` pass in leaps, so that what sleeps again and again within them wakes each time."""
+        end = self.monotonic() + seconds
+        while self.monotonic() < end:
+            self.leap(step)
+            for _ in range(6):
+                await asyncio.sleep(0)
 
 
 def system_clock(speed: float = 1.0) -> ScaledClock:

@@ -5,39 +5,58 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import sys
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 
+import aiohttp
 import pytest
 from aiohttp import web
 
 from adapters.feishu import sdk
 from adapters.feishu.check import EVENTS, SCOPES
 from tests.adapters.feishu.loopback import APP_SECRET, Failure, LoopbackFeishu
-from tests.adapters.feishu.test_long_run import watched_loop
+from tests.adapters.feishu.payloads import text_event
+from tests.adapters.feishu.wires import signed
 from tests.adapters.manual_clock import eventually
-from tests.bots.live_wires import PATIENCE, ROOT, FeishuWire, LoopbackAnswers, MortalBot, answers_to, database_bytes, line, living, rows, stored, system_clock, talk, write_config
+from tests.adapters.watched_loop import watched_loop
+from tests.bots.live_wires import (
+    FeishuWire,
+    LeapingClock,
+    LoopbackAnswers,
+    MortalBot,
+    Reaper,
+    answers_to,
+    free_port,
+    line,
+    listens,
+    living,
+    rows,
+    stored,
+    system_clock,
+    talk,
+    write_config,
+)
+from tests.bots.warm import PATIENCE, Warm
 
 COUNT = 300
+ENDPOINT = "/callback/ws/endpoint"
 Fault = Callable[[], Awaitable[None]]
 
 
 async def test_300_messages_under_every_fault_are_stored_once_and_every_question_is_answered_once(tmp_path: Path) -> None:
     """Also: no callback computes for 50 ms, and nothing blocks the event loop."""
     async with LoopbackFeishu() as feishu, LoopbackAnswers() as answers:
-        config, clock = write_config(tmp_path, feishu=feishu, answers=answers), system_clock(10.0)
+        config, clock = write_config(tmp_path, feishu=feishu, answers=answers), LeapingClock(10.0)
         wire = FeishuWire(feishu, clock.now)
         feishu.delays["/open-apis/contact/v3/users/member-3"] = 0.05
         feishu.failures["/open-apis/contact/v3/users/"] = [Failure(502, text="<html>"), Failure(400, 99991672)]
         async with living(config, ["feishu"], clock) as until:
             await until(lambda: feishu.connected)
             with watched_loop() as watch:
-                await _talk(wire, _faults(feishu))
-                before = feishu.connections
-                await until(lambda: feishu.connections > before)  # the black hole is noticed
-                feishu.black_hole = False
-                await feishu.drop()
+                await _talk(wire, _faults(feishu, clock))
+                await feishu.drop()  # what was refused comes again with the next connection
                 await until(lambda: len(stored(config, "feishu")) >= COUNT and len(feishu.messages) >= len(answers_to(COUNT)))
         assert sorted(stored(config, "feishu")) == sorted(f"m{index}" for index in range(COUNT))
         assert sorted(wire.shown()) == answers_to(COUNT)
@@ -59,104 +78,156 @@ async def _talk(wire: FeishuWire, faults: dict[int, Fault]) -> None:
             await wire.say(f"m{index}", text, sender)
 
 
-def _faults(feishu: LoopbackFeishu) -> dict[int, Fault]:
+def _faults(feishu: LoopbackFeishu, clock: LeapingClock) -> dict[int, Fault]:
     def fail(path: str, *failures: Failure) -> Fault:
         async def arm() -> None:
             feishu.failures[path] = list(failures)
 
         return arm
 
-    async def revoke() -> None:
+    async def until_reconnected(before: int) -> None:
+        await eventually(lambda: feishu.connections > before, PATIENCE, tick=clock.leap)
+
+    async def revoke_tokens() -> None:
         feishu.revoke_tokens()
 
-    async def swallow() -> None:
+    async def refuse_for_good() -> None:
+        """A code of the endpoint that ends the SDK's own client without a word."""
+        feishu.failures[ENDPOINT] = [Failure(200, 403)]
+        before = feishu.connections
+        await feishu.drop()
+        await until_reconnected(before)
+        assert feishu.failures[ENDPOINT] == []
+
+    async def swallow_from_now_on() -> None:
         feishu.black_hole = True
+
+    async def until_it_is_noticed() -> None:
+        before = feishu.connections
+        await until_reconnected(before)
+        feishu.black_hole = False
 
     return {
         20: fail("/open-apis/im/v1/messages", Failure(502, text=""), Failure(429, text=""), Failure(400, 230020), Failure(400, 99991400)),
         60: feishu.drop,
-        90: revoke,
-        120: fail("/callback/ws/endpoint", Failure(502, text="<html>"), Failure(200, 1), Failure(200, text="")),
+        90: revoke_tokens,
+        120: fail(ENDPOINT, Failure(502, text="<html>"), Failure(200, 1), Failure(200, text="")),
         121: feishu.drop,
+        150: refuse_for_good,
         180: feishu.drop,
-        250: swallow,
+        250: swallow_from_now_on,
+        260: until_it_is_noticed,
     }
 
 
 class KillingFeishu(LoopbackFeishu):
-    """Kills the bot, once each: while it looks a sender up (nothing is stored yet), when it acknowledges (stored, the acknowledgement lost), when it sends a reply that no
-    member has seen yet, and when members see it but the bot has not been told.
+    """Tells the reaper when the bot looks a sender up (nothing is stored yet), when it acknowledges (stored, the acknowledgement is lost with the bot), when it sends a reply
+    that no member has seen yet, and when members see it but the bot has not been told.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reaper: Reaper) -> None:
         super().__init__()
-        self.kill: Callable[[], None] = lambda: None
-        self.deaths = iter(("look_up", "acknowledge", "before_shown", "after_shown"))
-        self.next_death: str | None = None
-
-    def _dies(self, moment: str) -> bool:
-        if self.next_death != moment:
-            return False
-        self.next_death = None
-        self.kill()
-        return True
+        self._reaper = reaper
 
     async def _frame(self, socket: web.WebSocketResponse, data: bytes) -> None:
         frame = sdk.load().ws.Frame()
         frame.ParseFromString(data)
-        if {header.key: header.value for header in frame.headers}["type"] == "event" and json.loads(frame.payload)["code"] == 200 and self._dies("acknowledge"):
+        if {header.key: header.value for header in frame.headers}["type"] == "event" and json.loads(frame.payload)["code"] == 200 and self._reaper.comes("acknowledge"):
             return
         await super()._frame(socket, data)
 
     async def _rest(self, request: web.Request) -> web.Response:
         if "/contact/v3/users/" in request.path:
-            self._dies("look_up")
+            self._reaper.comes("look_up")
         sends = request.path.startswith("/open-apis/im/v1/messages")
-        if sends and self._dies("before_shown"):
+        if sends and self._reaper.comes("before_shown"):
             return web.Response(status=502)
         response = await super()._rest(request)
         if sends:
-            self._dies("after_shown")
+            self._reaper.comes("after_shown")
         return response
 
 
-async def test_killed_between_store_acknowledge_and_send_it_loses_nothing_and_says_nothing_twice(tmp_path: Path) -> None:
-    async with KillingFeishu() as feishu, LoopbackAnswers() as answers:
-        config = write_config(tmp_path, feishu=feishu, answers=answers)
+async def test_killed_between_store_acknowledge_answer_and_send_it_loses_nothing_and_says_nothing_twice(tmp_path: Path, warm: Warm) -> None:
+    reaper, deaths = Reaper(), ("look_up", "acknowledge", "answering", "before_shown", "after_shown")
+    async with KillingFeishu(reaper) as feishu, LoopbackAnswers(reaper) as answers:
+        config, count = write_config(tmp_path, feishu=feishu, answers=answers), 10 * len(deaths)
         wire = FeishuWire(feishu, system_clock().now)
-        async with MortalBot.of(config, "feishu") as bot:
-            feishu.kill = bot.kill
-            for part, death in enumerate(feishu.deaths):
-                feishu.next_death = death
+        async with MortalBot(warm, config, "feishu") as bot:
+            reaper.kill = bot.kill
+            for part, reaper.next_death in enumerate(deaths):
                 talking = asyncio.create_task(talk(wire, range(10 * part, 10 * part + 10)))  # goes on while the bot is down
                 await bot.restart_after(part + 1)
                 await asyncio.wait_for(talking, PATIENCE)
-            await eventually(lambda: len(stored(config, "feishu")) >= 40 and rows(config, "SELECT count(*) FROM replies WHERE state = 'sent'") == [(4,)], PATIENCE)
+            await eventually(lambda: len(stored(config, "feishu")) >= count and rows(config, "SELECT count(*) FROM replies WHERE state = 'sent'") == [(len(deaths),)], PATIENCE)
             await bot.finish()
-        assert sorted(stored(config, "feishu")) == sorted(f"m{index}" for index in range(40))
-        assert sorted(wire.shown()) == answers_to(40)
+        assert sorted(stored(config, "feishu")) == sorted(f"m{index}" for index in range(count))
+        assert sorted(wire.shown()) == answers_to(count)
         sent = [call.body["uuid"] for call in feishu.calls if call.path.startswith("/open-apis/im/v1/messages")]
         assert max(map(sent.count, sent)) > 1  # it was sent again, and the platform knew the key
+        assert len(answers.asked) > len(deaths)  # the answer that died with the bot was asked for again
 
 
-async def test_groups_that_are_not_named_and_members_who_opt_out_leave_no_trace(tmp_path: Path) -> None:
-    async with LoopbackFeishu() as feishu:
-        config, clock = write_config(tmp_path, feishu=feishu), system_clock(5.0)
+async def test_a_late_acknowledgement_makes_the_platform_push_again_after_15_seconds_and_changes_nothing(tmp_path: Path) -> None:
+    clock = LeapingClock()
+    async with LoopbackFeishu(clock) as feishu, LoopbackAnswers() as answers:
+        config = write_config(tmp_path, feishu=feishu, answers=answers)
         wire = FeishuWire(feishu, clock.now)
         async with living(config, ["feishu"], clock) as until:
-            await wire.say("m1", "爱丽丝的秘密计划", "alice")
-            await wire.say("m2", "别的群里的秘密消息", "alice", "chat-2")
-            await wire.say("m3", "小波说的话", "bob")
-            await until(lambda: sorted(stored(config, "feishu")) == ["m1", "m3"])
-            await wire.say("m4", "/dj opt out", "alice")
-            await until(lambda: stored(config, "feishu") == ["m3"] and wire.shown())
-            await wire.say("m5", "爱丽丝的又一个秘密", "alice")
-            await wire.say("m6", "小波又说", "bob")
-            await until(lambda: "m6" in stored(config, "feishu"))
-        assert sorted(stored(config, "feishu")) == ["m3", "m6"]
-        left = database_bytes(config)
-        assert "秘密".encode() not in left
-        assert "小波又说".encode() in left
+            await until(lambda: feishu.connected)
+            with closing(sqlite3.connect(tmp_path / "bot.db", isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")  # a slow disk: nothing can be stored
+                await wire.say("m0", *reversed(line(5)))
+                await until(lambda: feishu.pushes["m0#0"] == 2, tick=lambda: clock.leap(0.5))
+                assert feishu.acknowledged == []
+                other.execute("ROLLBACK")
+            await until(lambda: feishu.acknowledged == [("m0#0", 200)] * 2)
+            await until(lambda: wire.shown(), tick=lambda: clock.leap(0.1))
+            await until(lambda: rows(config, "SELECT count(*) FROM replies WHERE state = 'sent'") == [(1,)])
+        assert stored(config, "feishu") == ["m0"]
+        assert len(answers.asked) == len(wire.shown()) == 1
+
+
+async def test_what_is_pushed_again_hours_later_after_a_restart_is_neither_stored_nor_answered_twice(tmp_path: Path) -> None:
+    clock = LeapingClock()
+    async with LoopbackFeishu(clock) as feishu, LoopbackAnswers() as answers:
+        config = write_config(tmp_path, feishu=feishu, answers=answers, extra={"bot": {"max_reply_age_seconds": 300}})
+        wire = FeishuWire(feishu, clock.now)
+        feishu.loses_acknowledgements = True
+        async with living(config, ["feishu"], clock) as until:
+            await until(lambda: feishu.connected)
+            await wire.say("m0", *reversed(line(5)))
+            await until(lambda: wire.shown(), tick=lambda: clock.leap(0.1))
+            await until(lambda: rows(config, "SELECT count(*) FROM replies WHERE state = 'sent'") == [(1,)])
+        await wire.say("m1", *reversed(line(15)))  # while nobody is connected
+        await clock.elapse(1800.0)
+        feishu.loses_acknowledgements = False
+        async with living(config, ["feishu"], clock) as until:
+            await until(lambda: feishu.connected)
+            await until(lambda: {key for key, _ in feishu.acknowledged} == {"m0#0", "m1#1"}, tick=lambda: clock.leap(10.0))
+            await until(lambda: rows(config, "SELECT count(*) FROM messages WHERE utterance_id IS NULL") == [(0,)], tick=lambda: clock.leap(0.5))
+        assert clock.monotonic() > 3600
+        assert sorted(stored(config, "feishu")) == ["m0", "m1"]
+        assert len(answers.asked) == len(wire.shown()) == 1  # the other question is an hour old: nobody waits for its answer any more
+
+
+async def test_the_webhook_carries_a_question_in_and_its_answer_out(tmp_path: Path) -> None:
+    port, clock = free_port(), LeapingClock(10.0)
+    async with LoopbackFeishu() as feishu, LoopbackAnswers() as answers, aiohttp.ClientSession() as platform:
+        config = write_config(tmp_path, feishu=feishu, answers=answers, extra={"feishu": {"mode": "webhook", "encrypt_key": "encrypt-me", "listen": f"127.0.0.1:{port}"}})
+
+        async def push(message_id: str, text: str) -> int:
+            headers, body = signed(text_event(message_id, text, sender_id="asker", create_time=int(clock.now().timestamp() * 1000)), "encrypt-me", clock.now().timestamp())
+            async with platform.post(f"http://127.0.0.1:{port}/feishu/events", data=body, headers=headers) as response:
+                return response.status
+
+        async with living(config, ["feishu"], clock) as until:
+            await until(lambda: listens(port))
+            for _ in range(2):
+                assert await push("m0", "它怎么部署到 TX2？") == 200
+            await until(lambda: rows(config, "SELECT count(*) FROM replies WHERE state = 'sent'") == [(1,)])
+        assert stored(config, "feishu") == ["m0"]
+        assert FeishuWire(feishu, clock.now).shown() == ["答：mmpose怎么部署到 TX2？"]
 
 
 def changed(config: Path, name: str, old: str, new: str) -> Path:
@@ -164,13 +235,6 @@ def changed(config: Path, name: str, old: str, new: str) -> Path:
     path = config.with_name(name)
     path.write_text(config.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
     return path
-
-
-async def command(*arguments: str) -> tuple[int | None, str, str]:
-    """Exit code, standard output and error of ``python -m bots.feishu``."""
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "bots.feishu", *arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
-    out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
-    return process.returncode, out.decode(), " ".join(err.decode().split())
 
 
 @pytest.fixture
@@ -181,7 +245,12 @@ async def config(tmp_path: Path) -> AsyncIterator[Path]:
         yield write_config(tmp_path, feishu=feishu)
 
 
-async def test_check_and_groups_tell_an_admin_what_works_and_what_does_not(config: Path) -> None:
+async def test_check_and_groups_tell_an_admin_what_works_and_what_does_not(config: Path, warm: Warm) -> None:
+    async def command(*arguments: str) -> tuple[int, str, str]:
+        """Exit code, standard output and error of ``python -m bots.feishu``."""
+        done = await asyncio.to_thread(warm.run, "bots.feishu", *arguments)
+        return done.returncode, done.stdout, " ".join(done.stderr.split())
+
     empty, wrong = changed(config, "empty.ini", "app_", "# app_"), changed(config, "wrong.ini", APP_SECRET, "another-secret")
     checked, listed, unset, refused, unlisted, started = await asyncio.gather(
         command("--config", str(config), "--check"),

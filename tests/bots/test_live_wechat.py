@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from grpclib.const import Status
 
 from tests.adapters.feishu.loopback import LoopbackFeishu
 from tests.adapters.manual_clock import eventually
+from tests.adapters.watched_loop import watched_loop
 from tests.bots.live_wires import (
-    PATIENCE,
-    ROOT,
     FeishuWire,
+    LeapingClock,
     LoopbackAnswers,
     MortalBot,
+    Reaper,
     ResyncingPuppet,
     WechatWire,
     Wire,
@@ -35,95 +36,161 @@ from tests.bots.live_wires import (
     talk,
     write_config,
 )
+from tests.bots.warm import PATIENCE, ROOT, Warm
 
 COUNT = 300
 TOGETHER = 100
+Fault = Callable[[], Awaitable[None]]
 
 
 async def test_300_messages_under_every_fault_are_stored_once_and_every_question_is_answered_once(tmp_path: Path) -> None:
+    """Also: no callback computes for 50 ms, and nothing blocks the event loop."""
     async with ResyncingPuppet() as puppet, LoopbackAnswers() as answers:
-        config, clock = write_config(tmp_path, puppet=puppet, answers=answers), system_clock(10.0)
-        wire, chance = WechatWire(puppet, clock.now), random.Random(11)
-        order = sorted(range(COUNT), key=lambda index: index + chance.uniform(0.0, 3.0))
+        config, clock = write_config(tmp_path, puppet=puppet, answers=answers), LeapingClock(10.0)
+        wire = WechatWire(puppet, clock.now)
         async with living(config, ["wechat"], clock) as until:
             await until(lambda: puppet.connected)
-            for position, index in enumerate(order):
-                if position % 60 == 59:
-                    puppet.fail("MessagePayload", Status.UNAVAILABLE, Status.INTERNAL)
-                    puppet.fail("ContactPayload", Status.UNAVAILABLE)
-                if position % 100 == 99:  # what the cut swallows comes again with the next connection, as far as the service remembers
-                    await until(lambda seen=position: len(stored(config, "wechat")) > seen - puppet.LAST // 2)
-                    before = puppet.connections
-                    puppet.drop() if position < 200 else puppet.end_stream(Status.UNAVAILABLE)
-                    await until(lambda before=before: puppet.connections > before)
-                sender, text = line(index)
-                for _ in range(2 if chance.random() < 0.1 else 1):
-                    await wire.say(f"m{index}", text, sender)
-            await until(lambda: len(stored(config, "wechat")) >= COUNT and len(puppet.sent) >= len(answers_to(COUNT)))
+            with watched_loop() as watch:
+                await _talk(wire, _faults(puppet, clock, config))
+                await until(lambda: len(stored(config, "wechat")) >= COUNT and len(puppet.sent) >= len(answers_to(COUNT)), tick=lambda: clock.leap(0.1))
         assert sorted(stored(config, "wechat")) == sorted(f"m{index}" for index in range(COUNT))
         assert sorted(wire.shown()) == answers_to(COUNT)
+        assert rows(config, "SELECT count(*) FROM messages WHERE utterance_id IS NULL") == [(0,)]
+        assert watch.blocking == []
+        assert watch.longest < 0.05, watch.culprit
+
+
+async def _talk(wire: WechatWire, faults: dict[int, Fault]) -> None:
+    """A conversation out of order by up to three places, with repetitions; faults strike at the given messages."""
+    chance = random.Random(11)
+    order = sorted(range(COUNT), key=lambda index: index + chance.uniform(0.0, 3.0))
+    for position, index in enumerate(order):
+        if position in faults:
+            await faults[position]()
+        sender, text = line(index)
+        for _ in range(2 if chance.random() < 0.1 else 1):
+            await wire.say(f"m{index}", text, sender)
+
+
+def _faults(puppet: ResyncingPuppet, clock: LeapingClock, config: Path) -> dict[int, Fault]:
+    async def nearly_all_is_stored() -> None:
+        """What a fault swallows comes again with the next connection, as far as the service remembers."""
+        await eventually(lambda: len(stored(config, "wechat")) >= sum(message_id.startswith("m") for message_id in puppet.payloads) - puppet.LAST // 2, PATIENCE)
+
+    async def until_reconnected(before: int) -> None:
+        await eventually(lambda: puppet.connections > before and puppet.connected, PATIENCE, tick=clock.leap)
+
+    async def fail_look_ups() -> None:
+        puppet.fail("MessagePayload", Status.UNAVAILABLE, Status.INTERNAL)
+        puppet.fail("ContactPayload", Status.UNAVAILABLE)
+        puppet.fail("RoomPayload", Status.INTERNAL)
+
+    async def slow_down_a_look_up() -> None:
+        slow = puppet.delays["m70"] = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.3, slow.set)
+
+    async def limit_the_rate() -> None:
+        puppet.fail("MessageSendText", Status.RESOURCE_EXHAUSTED, Status.RESOURCE_EXHAUSTED)
+
+    async def drop() -> None:
+        await nearly_all_is_stored()
+        before = puppet.connections
+        puppet.drop()
+        await until_reconnected(before)
+
+    async def end_the_stream() -> None:
+        await nearly_all_is_stored()
+        before = puppet.connections
+        puppet.end_stream(Status.UNAVAILABLE)
+        await until_reconnected(before)
+
+    async def refuse_the_token() -> None:
+        await nearly_all_is_stored()
+        before = puppet.connections
+        puppet.fail("Start", Status.UNAUTHENTICATED, Status.UNAVAILABLE)
+        puppet.drop()
+        await until_reconnected(before)
+
+    async def fall_silent() -> None:
+        await nearly_all_is_stored()
+        puppet.mute()
+
+    async def swallow_everything() -> None:
+        await nearly_all_is_stored()
+        puppet.black_hole()
+
+    async def until_it_is_noticed() -> None:
+        before = puppet.connections
+        await until_reconnected(before)
+
+    return {
+        30: fail_look_ups,
+        60: drop,
+        65: slow_down_a_look_up,
+        90: limit_the_rate,
+        120: end_the_stream,
+        150: fall_silent,
+        160: until_it_is_noticed,
+        190: refuse_the_token,
+        220: swallow_everything,
+        230: until_it_is_noticed,
+        260: fail_look_ups,
+    }
 
 
 class KillingPuppet(ResyncingPuppet):
-    """Kills the bot, once each: while it looks a sender up (nothing is stored yet), when it sends a reply that no member has seen yet, and when members see it but the bot has
-    not been told.
+    """Tells the reaper when the bot looks a sender up (nothing is stored yet), when it sends a reply that no member has seen yet, and when members see it but the bot has not
+    been told.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reaper: Reaper) -> None:
         super().__init__()
-        self.kill: Callable[[], None] = lambda: None
-        self.next_death: str | None = None
+        self._reaper = reaper
         self._attempted: set[str] = set()
 
-    def _dies(self, moment: str) -> bool:
-        if self.next_death != moment:
-            return False
-        self.next_death = None
-        self.kill()
-        return True
-
     async def _contactpayload(self, request: Any, stream: Any) -> Any:
-        self._dies("look_up")
+        self._reaper.comes("look_up")
         return await super()._contactpayload(request, stream)
 
     async def _messagesendtext(self, request: Any, stream: Any) -> Any:
         again = request.text in self._attempted  # a reply that two deaths left in doubt would be given up
         self._attempted.add(request.text)
-        if not again and self._dies("before_shown"):
+        if not again and self._reaper.comes("before_shown"):
             await asyncio.Event().wait()  # until the connection is known to be gone
         answer = await super()._messagesendtext(request, stream)
         if not again:
-            self._dies("after_shown")
+            self._reaper.comes("after_shown")
         return answer
 
 
-async def test_killed_between_store_and_send_it_loses_nothing_and_repeats_at_most_what_it_could_not_know(tmp_path: Path) -> None:
-    async with KillingPuppet() as puppet, LoopbackAnswers() as answers:
-        config = write_config(tmp_path, puppet=puppet, answers=answers)
+async def test_killed_between_store_answer_and_send_it_loses_nothing_and_repeats_at_most_what_it_could_not_know(tmp_path: Path, warm: Warm) -> None:
+    reaper, deaths = Reaper(), ("look_up", "answering", "before_shown", "after_shown")
+    async with KillingPuppet(reaper) as puppet, LoopbackAnswers(reaper) as answers:
+        config, count = write_config(tmp_path, puppet=puppet, answers=answers), 10 * len(deaths)
         wire = WechatWire(puppet, system_clock().now)
-        async with MortalBot.of(config, "wechat") as bot:
-            puppet.kill = bot.kill
-            for part, death in enumerate(("look_up", "before_shown", "after_shown")):
-                puppet.next_death = death
+        async with MortalBot(warm, config, "wechat") as bot:
+            reaper.kill = bot.kill
+            for part, reaper.next_death in enumerate(deaths):
                 talking = asyncio.create_task(talk(wire, range(10 * part, 10 * part + 10)))  # goes on while the bot is down
                 await bot.restart_after(part + 1)
                 await asyncio.wait_for(talking, PATIENCE)
-            await eventually(lambda: len(stored(config, "wechat")) >= 30 and rows(config, "SELECT count(*) FROM replies WHERE state = 'sent'") == [(3,)], PATIENCE)
+            await eventually(lambda: len(stored(config, "wechat")) >= count and rows(config, "SELECT count(*) FROM replies WHERE state = 'sent'") == [(len(deaths),)], PATIENCE)
             await bot.finish()
-        assert sorted(stored(config, "wechat")) == sorted(f"m{index}" for index in range(30))
+        assert sorted(stored(config, "wechat")) == sorted(f"m{index}" for index in range(count))
         shown = Counter(wire.shown())
-        assert sorted(shown) == answers_to(30)
-        assert sorted(shown.values()) == [1, 1, 2]  # twice only where the bot died before it was told
+        assert sorted(shown) == answers_to(count)
+        assert sorted(shown.values()) == [1, 1, 1, 2]  # twice only where the bot died before it was told
+        assert len(answers.asked) > len(deaths)
 
 
 async def test_both_platforms_in_one_process_with_health_and_metrics(tmp_path: Path) -> None:
     async with LoopbackFeishu() as feishu, ResyncingPuppet() as puppet:
         port = free_port()
-        config, now = write_config(tmp_path, feishu=feishu, puppet=puppet, web_port=port), system_clock().now
+        config, now = write_config(tmp_path, feishu=feishu, puppet=puppet, extra={"web": {"port": port}}), system_clock().now
         bot = await spawn("bots.run", "wechat", "feishu", "--config", str(config))
         try:
             await chat(FeishuWire(feishu, now), WechatWire(puppet, now))
-            await both_stored(config, bot)
+            await both_stored(config, lambda: bot.returncode is not None)
             async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as web:
                 async with web.get("/healthz") as alive:
                     assert (alive.status, await alive.json()) == (200, {"status": "ok"})
@@ -139,15 +206,17 @@ async def test_both_platforms_in_one_process_with_health_and_metrics(tmp_path: P
     assert "随便聊聊" not in told
 
 
-async def test_two_processes_share_one_file(tmp_path: Path) -> None:
+async def test_two_processes_share_one_file(tmp_path: Path, warm: Warm) -> None:
     async with LoopbackFeishu() as feishu, ResyncingPuppet() as puppet:
         config, now = write_config(tmp_path, feishu=feishu, puppet=puppet), system_clock().now
-        bots = [await spawn(f"bots.{platform}", "--config", str(config)) for platform in ("feishu", "wechat")]
+        bots = [await asyncio.to_thread(warm.command, f"bots.{platform}", "--config", str(config)) for platform in ("feishu", "wechat")]
         try:
             await chat(FeishuWire(feishu, now), WechatWire(puppet, now))
-            await both_stored(config, *bots)
+            await both_stored(config, lambda: not all(bot.alive for bot in bots))
         finally:
-            assert await asyncio.gather(*map(finished, bots)) == [0, 0]
+            for bot in bots:
+                bot.send(signal.SIGTERM)
+            assert [await bot.ended() for bot in bots] == [0, 0]
         for platform in ("feishu", "wechat"):
             assert sorted(stored(config, platform)) == sorted(f"m{index}" for index in range(TOGETHER))
         assert rows(config, "PRAGMA integrity_check") == [("ok",)]
@@ -159,12 +228,9 @@ async def chat(*wires: Wire) -> None:
     await asyncio.wait_for(asyncio.gather(*(talk(wire, range(TOGETHER)) for wire in wires)), PATIENCE)
 
 
-async def both_stored(config: Path, *bots: asyncio.subprocess.Process) -> None:
-    await eventually(
-        lambda: any(bot.returncode is not None for bot in bots) or all(len(stored(config, platform)) >= TOGETHER for platform in ("feishu", "wechat")),
-        PATIENCE,
-    )
-    assert [bot.returncode for bot in bots] == [None] * len(bots)
+async def both_stored(config: Path, died: Callable[[], bool]) -> None:
+    await eventually(lambda: died() or all(len(stored(config, platform)) >= TOGETHER for platform in ("feishu", "wechat")), PATIENCE)
+    assert not died()
 
 
 async def spawn(module: str, *arguments: str) -> asyncio.subprocess.Process:

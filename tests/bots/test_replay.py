@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.bots.warm import Warm
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "group_chat.jsonl"
 
 
-def command(database: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "bots.replay", *arguments]
+Replay = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def environment(database: Path, **extra: str) -> dict[str, str]:
-    return {**os.environ, "DOUJIE_GATE__BACKEND": "none", "DOUJIE_STORAGE__URL": f"sqlite+aiosqlite:///{database}", **extra}
+    return {"DOUJIE_GATE__BACKEND": "none", "DOUJIE_STORAGE__URL": f"sqlite+aiosqlite:///{database}", **extra}
 
 
-def replay(database: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(database, *arguments), cwd=ROOT, env=environment(database, **extra), capture_output=True, text=True, timeout=120, check=False)
+@pytest.fixture
+def replay(warm: Warm) -> Replay:
+    """``python -m bots.replay`` in a process of its own."""
+
+    def run(database: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        return warm.run("bots.replay", *arguments, environment=environment(database, **extra))
+
+    return run
 
 
 def contents(database: Path) -> dict[str, list[tuple[Any, ...]]]:
@@ -55,7 +61,7 @@ def chat(path: Path, count: int = 2400, seed: int = 3) -> Path:
     return path
 
 
-def test_the_example_chat_goes_in_and_comes_out_in_order_of_asking(tmp_path: Path) -> None:
+def test_the_example_chat_goes_in_and_comes_out_in_order_of_asking(tmp_path: Path, replay: Replay) -> None:
     out, summary = tmp_path / "out.jsonl", tmp_path / "summary.json"
     done = replay(tmp_path / "d.db", str(EXAMPLE), "--out", str(out), "--json", str(summary))
     assert done.returncode == 0, done.stderr
@@ -73,7 +79,7 @@ def test_the_example_chat_goes_in_and_comes_out_in_order_of_asking(tmp_path: Pat
     assert (repeated["stored"], repeated["utterances"], repeated["questions"]) == (0, 0, 0)
 
 
-def test_a_recalled_message_is_nowhere(tmp_path: Path) -> None:
+def test_a_recalled_message_is_nowhere(tmp_path: Path, replay: Replay) -> None:
     lines = [json.loads(line) for line in EXAMPLE.read_text(encoding="utf-8").splitlines()]
     recalled = {line["reply_to"] for line in lines if line.get("kind") == "recall"}
     texts = {line["text"] for line in lines if line["message_id"] in recalled}
@@ -85,21 +91,20 @@ def test_a_recalled_message_is_nowhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_killed_anywhere_and_started_again_the_database_ends_the_same(tmp_path: Path, seed: int) -> None:
+def test_killed_anywhere_and_started_again_the_database_ends_the_same(tmp_path: Path, warm: Warm, replay: Replay, seed: int) -> None:
     log = chat(tmp_path / "chat.jsonl")
     assert replay(tmp_path / "whole.db", str(log)).returncode == 0
     dice, killed = random.Random(seed), tmp_path / "killed.db"
     kills = 0
     for _ in range(40):
-        process = subprocess.Popen(command(killed, str(log)), cwd=ROOT, env=environment(killed), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = warm.command("bots.replay", str(log), environment=environment(killed))
         goal = stored(killed) + dice.randrange(1, 900)
-        while process.poll() is None and stored(killed) < goal:
+        while process.alive and stored(killed) < goal:
             time.sleep(0.001)
-        if process.poll() is not None:
-            assert process.returncode == 0
+        process.kill()
+        if process.wait() != -signal.SIGKILL:
+            assert process.wait() == 0
             break
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
         kills += 1
     assert kills >= 2
     assert replay(killed, str(log)).returncode == 0
@@ -117,7 +122,7 @@ def stored(database: Path) -> int:
     return int(count)
 
 
-def test_bad_lines_are_named_counted_and_skipped(tmp_path: Path) -> None:
+def test_bad_lines_are_named_counted_and_skipped(tmp_path: Path, replay: Replay) -> None:
     log = tmp_path / "chat.jsonl"
     good = '{"chat_id": "g", "sender_id": "a", "text": "%s", "sent_at": %d}'
     log.write_text(
@@ -152,7 +157,7 @@ def test_bad_lines_are_named_counted_and_skipped(tmp_path: Path) -> None:
         ([], {}, ["CHAT", "no chat log given"]),
     ],
 )
-def test_what_a_user_gets_wrong_is_one_clear_line_and_exit_code_2(tmp_path: Path, arguments: list[str], extra: dict[str, str], words: list[str]) -> None:
+def test_what_a_user_gets_wrong_is_one_clear_line_and_exit_code_2(tmp_path: Path, replay: Replay, arguments: list[str], extra: dict[str, str], words: list[str]) -> None:
     done = replay(tmp_path / "d.db", *arguments, **extra)
     assert done.returncode == 2
     message = " ".join(done.stderr.split())
@@ -161,7 +166,7 @@ def test_what_a_user_gets_wrong_is_one_clear_line_and_exit_code_2(tmp_path: Path
         assert word in message
 
 
-def test_two_platforms_with_the_same_chat_id_stay_apart(tmp_path: Path) -> None:
+def test_two_platforms_with_the_same_chat_id_stay_apart(tmp_path: Path, replay: Replay) -> None:
     log = tmp_path / "chat.jsonl"
     lines = [{"platform": platform, "chat_id": "g", "message_id": "1", "sender_id": "a", "text": "它支持么", "sent_at": 1_772_400_000} for platform in ("wechat", "feishu")]
     log.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
@@ -169,7 +174,7 @@ def test_two_platforms_with_the_same_chat_id_stay_apart(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["questions"] == 2
 
 
-def test_check_says_what_would_be_used(tmp_path: Path) -> None:
+def test_check_says_what_would_be_used(tmp_path: Path, replay: Replay) -> None:
     done = replay(tmp_path / "d.db", "--check")
     assert done.returncode == 0, done.stderr
     assert "database" in done.stdout

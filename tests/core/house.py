@@ -32,9 +32,9 @@ NOTICE = "本群已启用豆解"
 class RecordingAdapter:
     """An :class:`core.ports.Adapter` that remembers what it was asked to send. ``failures``: raised by the next sends, in order; None lets one pass."""
 
-    def __init__(self, platform: str = "feishu", *, idempotent: bool = True) -> None:
-        self.platform = platform
-        self.capabilities = Capabilities(idempotent_send=idempotent)
+    def __init__(self, platform: str = "feishu", *, idempotent: bool = True, fetches: bool = False) -> None:
+        self.platform, self.bot_id = platform, "bot"
+        self.capabilities = Capabilities(idempotent_send=idempotent, fetches=fetches)
         self.sent: list[OutgoingReply] = []
         self.failures: list[Exception | None] = []
         self.state = Health(connected=True)
@@ -54,6 +54,17 @@ class RecordingAdapter:
 
     def health(self) -> Health:
         return self.state
+
+
+class Leaders:
+    """A :class:`core.ports.ChatAdmins`. ``by_group``: who leads it; ``asked``: the groups that were asked for."""
+
+    def __init__(self, **by_group: frozenset[str]) -> None:
+        self.by_group, self.asked = by_group, list[str]()
+
+    async def chat_admins(self, conversation: ConversationKey) -> frozenset[str]:
+        self.asked.append(conversation.chat_id)
+        return self.by_group.get(conversation.chat_id, frozenset())
 
 
 @dataclass
@@ -112,7 +123,13 @@ def resolution(rewrite: str | None) -> Resolution:
 
 @asynccontextmanager
 async def open_house(
-    path: Path, clock: ManualClock | None = None, *, allowed: tuple[str, ...] = ("g1",), reply: ReplyMode = ReplyMode.OFF, adapter: RecordingAdapter | None = None
+    path: Path,
+    clock: ManualClock | None = None,
+    *,
+    allowed: tuple[str, ...] = ("g1",),
+    reply: ReplyMode = ReplyMode.OFF,
+    adapter: RecordingAdapter | None = None,
+    leaders: Leaders | None = None,
 ) -> AsyncIterator[House]:
     clock, adapter = clock or ManualClock(), adapter or RecordingAdapter()
     if not _EMPTY:
@@ -125,7 +142,7 @@ async def open_house(
     await consent.load()
     adapters: dict[str, Adapter] = {adapter.platform: adapter}
     delivery = Delivery(outbox, adapters, timedelta(seconds=300), clock=clock)
-    commands = CommandHandler(delivery, groups, consent, store, store, ["boss", "名字chief"], clock=clock)
+    commands = CommandHandler(delivery, groups, consent, store, store, ["boss", "名字chief"], chat_admins={adapter.platform: leaders or Leaders()}, clock=clock)
     ingest = Ingest(inbox, bus, groups, consent, commands, delivery, NOTICE, clock=clock)
     house = House(clock, database, bus, inbox, members, outbox, SqlQuestionLog(database), store, groups, consent, delivery, commands, ingest, adapter)
 

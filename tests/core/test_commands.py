@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from core.commands import COMMANDS_PER_HOUR, Action, Command, parse_command
 from core.groups import ReplyMode
-from core.messages import Recall
+from core.messages import ConversationKey, Recall
 from core.ports import OutgoingReply
-from tests.core.house import GROUP, House, open_house, resolution, verdict
+from tests.core.house import GROUP, House, Leaders, open_house, resolution, verdict
 
 
 @pytest.fixture
@@ -86,6 +86,21 @@ async def test_members_may_not_command_but_may_leave(house: House) -> None:
     assert house.groups.reply_mode(GROUP) is ReplyMode.OFF
     assert "管理员：" not in await house.say(10, "/dj help")
     assert "管理员：" in await house.say(11, "/dj help", sender="boss")
+
+
+async def test_owner_and_managers_of_a_group_command_the_bot_there_and_nowhere_else(tmp_path: Path) -> None:
+    leaders = Leaders(g1=frozenset({"owner"}), g9=frozenset({"owner"}))
+    async with open_house(tmp_path / "d.db", allowed=("g1", "g2"), leaders=leaders) as house:
+        assert "管理员：" in await house.say(1, "/dj help", sender="owner")
+        assert "已关闭" in await house.say(2, "/dj off", sender="owner")
+        assert not house.groups.enabled(GROUP)
+        assert "管理员" in await house.say(3, "/dj off", sender="owner", chat="g2")
+        assert house.groups.enabled(ConversationKey("feishu", "g2"))
+        assert leaders.asked == ["g1", "g1", "g2"]
+        assert await house.say(4, "/dj on", sender="owner", chat="g9") == ""
+        await house.say(5, "/dj opt out")
+        await house.say(6, "/dj on", sender="boss")
+        assert leaders.asked == ["g1", "g1", "g2"], "nobody is asked where it does not matter"
 
 
 async def test_opting_out_and_in(house: House) -> None:

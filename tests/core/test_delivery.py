@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -178,7 +179,7 @@ async def test_a_defect_of_the_adapter_does_not_end_the_loop_nor_show_texts(hous
     assert "quokka" not in str([entry for entry in logs if entry["log_level"] != "debug"])
 
 
-async def test_a_slow_group_does_not_hold_up_another_in_the_same_batch(tmp_path: Path) -> None:
+async def test_a_slow_group_does_not_hold_up_another(tmp_path: Path) -> None:
     class SlowInOneGroup(RecordingAdapter):
         gate = asyncio.Event()
 
@@ -193,8 +194,12 @@ async def test_a_slow_group_does_not_hold_up_another_in_the_same_batch(tmp_path:
             await house.outbox.enqueue(reply(key, chat))
         await house.delivery.start()
         await eventually(lambda: [sent.idempotency_key for sent in adapter.sent] == ["c"])
+        for key, chat in (("d", "g1"), ("e", "g2"), ("f", "g3")):  # nor what is queued while it is being slow
+            await house.delivery.enqueue(reply(key, chat))
+        await eventually(lambda: sorted(sent.idempotency_key for sent in adapter.sent) == ["c", "e", "f"])
         adapter.gate.set()
-        await eventually(lambda: [sent.idempotency_key for sent in adapter.sent] == ["c", "a", "b"])
+        await eventually(lambda: [sent.idempotency_key for sent in adapter.sent][3:] == ["a", "b", "d"])
+        await settled(house, *[Outcome.SENT] * 6)
 
 
 async def test_a_database_that_fails_for_a_while_does_not_end_the_loop(house: House, tmp_path: Path) -> None:
@@ -209,6 +214,72 @@ async def test_a_database_that_fails_for_a_while_does_not_end_the_loop(house: Ho
     other.close()
     await house.delivery.enqueue(reply("k1"))
     await eventually(lambda: house.adapter.sent, tick=lambda: house.clock.advance(1))
+
+
+@pytest.fixture
+async def fetching(tmp_path: Path) -> AsyncIterator[House]:
+    async with open_house(tmp_path / "d.db", adapter=RecordingAdapter(fetches=True)) as house:
+        await house.delivery.start()
+        yield house
+
+
+async def fetched(house: House, chat: str | None = "g1") -> list[str]:
+    async with house.ingest.fetch("feishu", chat) as replies:
+        return [reply.idempotency_key for reply in replies]
+
+
+async def test_a_platform_that_fetches_gets_what_waits_for_a_group_once_and_nothing_is_sent_to_it(fetching: House) -> None:
+    for key, chat in (("a", "g1"), ("b", "g2"), ("c", "g1")):
+        await fetching.delivery.enqueue(reply(key, chat))
+    await fetching.clock.advance(120)
+    assert await fetched(fetching) == ["a", "c"]
+    assert await fetched(fetching) == []
+    assert await fetched(fetching, None) == ["b"]
+    assert fetching.adapter.sent == []
+    assert fetching.delivery.counts["feishu"] == {Outcome.SENT: 3}
+    assert await state(fetching, "a") is ReplyState.SENT
+
+
+async def test_what_could_not_be_handed_out_waits_on_and_is_nobody_elses_meanwhile(fetching: House) -> None:
+    await fetching.delivery.enqueue(reply("a"))
+    for _ in range(3):
+        with suppress(ConnectionError):
+            async with fetching.delivery.fetch("feishu", "g1") as replies:
+                assert len(replies) == 1
+                assert await fetched(fetching) == []
+                raise ConnectionError
+    assert await fetched(fetching) == ["a"]
+
+
+async def test_what_nobody_fetches_is_given_up_in_time_but_a_notice_is_kept(fetching: House) -> None:
+    with capture_logs() as logs:
+        await fetching.delivery.enqueue(reply("reply:q1"))
+        await fetching.delivery.enqueue(reply("notice:feishu:g1"))
+        await eventually(lambda: [entry for entry in logs if entry["event"] == "replies_not_fetched"], tick=lambda: fetching.clock.advance(10))
+    assert await state(fetching, "reply:q1") is ReplyState.EXPIRED
+    assert await fetched(fetching) == ["notice:feishu:g1"]
+
+
+async def test_a_reply_is_too_old_to_be_fetched_to_the_second(fetching: House) -> None:
+    await fetching.delivery.stop()
+    await fetching.delivery.enqueue(reply("a"))
+    await fetching.clock.advance(301)
+    assert await fetched(fetching) == []
+    assert await state(fetching, "a") is ReplyState.FAILED
+
+
+async def test_what_waits_to_be_fetched_survives_crashes_and_is_repeated_once_at_most(tmp_path: Path) -> None:
+    clock = ManualClock()
+    seen = []
+    for run in range(4):
+        async with open_house(tmp_path / "d.db", clock, adapter=RecordingAdapter(fetches=True)) as house:
+            if run == 0:
+                await house.delivery.enqueue(reply("notice:1"))
+                continue  # dies before anybody asked
+            handed_out = house.delivery.fetch("feishu", "g1")
+            seen.append(len(await handed_out.__aenter__()))  # dies before the platform's answer is written, or just after it
+            await clock.advance(LEASE.total_seconds() + 1)
+    assert seen == [1, 1, 0]
 
 
 async def test_stop_leaves_no_task_and_may_be_called_again(house: House) -> None:

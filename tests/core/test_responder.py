@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -15,6 +15,7 @@ from core.config import BotSection
 from core.events import QuestionResolved
 from core.groups import ReplyMode
 from core.messages import Question, Recall
+from core.ports import OutgoingReply
 from core.responder import ReplyRules, Responder, Result
 from storage.outbox import QueuedReply
 from tests.adapters.manual_clock import ManualClock, eventually
@@ -35,6 +36,7 @@ class Scene:
     async def ask(self, text: str = "怎么把它部署到 TX2？", *, sender: str = "u1", rewrite: str | None = RESOLVED, needs: bool = True, wait: bool = True) -> Question:
         """A member asks, and the pipeline is through with it."""
         self.number += 1
+        await self.house.clock.advance(0.001)
         question = self.house.question(self.house.message(self.number, text, sender=sender), (self.house.message(900, "mmpose 真好用", sender="u9"),))
         await self.publish(question, rewrite, needs=needs, wait=wait)
         return question
@@ -179,6 +181,70 @@ async def test_a_recalled_question_or_context_is_not_replied_to(scene: Scene, re
     await scene.responder.drain()
     assert await scene.replied(answering) is None
     assert set(scene.responder.counts) == {Result.WITHDRAWN}
+
+
+async def test_the_same_words_at_the_same_moment_under_another_id_are_not_replied_to_again(scene: Scene) -> None:
+    first = await scene.ask()
+    copy, other_member = (replace(first, id=f"feishu:g1:copy{number}", sender_id=sender) for number, sender in enumerate(("u1", "u2")))
+    for question in (copy, other_member):
+        await scene.publish(question)
+    assert await scene.replied(copy) is None
+    assert await scene.replied(other_member) is not None
+    again = await scene.ask()
+    assert await scene.replied(again) is not None
+
+
+async def resolved_in_an_earlier_run(house: House, number: int, text: str = "怎么把它部署到 TX2？", *, needs: bool = True) -> Question:
+    """What the log holds of a question whose process died before it was replied to."""
+    question = await house.ask(number, text, sender=f"u{number}")
+    await house.log.judged(question.id, verdict(0.9 if needs else 0.1))
+    if needs:
+        await house.log.resolved(question.id, resolution(RESOLVED))
+    return question
+
+
+async def test_answers_that_were_under_way_when_the_process_died_are_asked_again_and_posted_once(tmp_path: Path, server: AnswerServer) -> None:
+    async with open_house(tmp_path / "d.db", reply=ReplyMode.ANSWER) as house:
+        too_old = await resolved_in_an_earlier_run(house, 1)
+        await house.clock.advance(301)
+        needing, alone, answered, unjudged = (
+            await resolved_in_an_earlier_run(house, 2),
+            await resolved_in_an_earlier_run(house, 3, "mmpose 怎么安装？", needs=False),
+            await resolved_in_an_earlier_run(house, 4),
+            await house.ask(5, sender="u5"),
+        )
+        await house.delivery.enqueue(OutgoingReply(GROUP, "答案", f"reply:{answered.id}"))
+        scene = await open_scene(house, server)
+        for _ in range(2):
+            await scene.responder.take_up(house.log, ["feishu"])
+        await scene.publish(needing)  # its own run publishes it too
+        assert sorted(request[2]["messages"][1]["content"] for request in server.requests) == ["mmpose 怎么安装？", RESOLVED]
+        assert [await scene.replied(question) is not None for question in (needing, alone, too_old, unjudged)] == [True, True, False, False]
+        await scene.responder.take_up(house.log, ["feishu"])
+        await scene.house.bus.drain()
+        assert len(server.requests) == 2
+        await scene.responder.stop()
+
+
+async def test_what_another_process_may_be_answering_is_left_to_it(tmp_path: Path, server: AnswerServer) -> None:
+    async with open_house(tmp_path / "d.db", reply=ReplyMode.ANSWER) as house:
+        question = await resolved_in_an_earlier_run(house, 1)
+        scene = await open_scene(house, server)
+        await scene.responder.take_up(house.log, ["wechat"])
+        await scene.house.bus.drain()
+        assert await scene.replied(question) is None
+        assert scene.responder.counts == {}
+
+
+async def test_a_rewrite_that_was_not_queued_when_the_process_died_is_posted_by_the_next_run(tmp_path: Path, server: AnswerServer) -> None:
+    async with open_house(tmp_path / "d.db", reply=ReplyMode.REWRITE) as house:
+        question = await resolved_in_an_earlier_run(house, 1)
+        scene = await open_scene(house, server)
+        await scene.responder.take_up(house.log, ["feishu"])
+        await scene.house.bus.drain()
+        queued = await scene.replied(question)
+        assert queued is not None
+        assert queued.reply.text.endswith(RESOLVED)
 
 
 async def test_limits_by_group_and_by_member_hold_over_a_restart(tmp_path: Path, server: AnswerServer) -> None:

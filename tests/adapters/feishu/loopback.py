@@ -1,6 +1,7 @@
 """A Feishu of our own on a loopback port: tokens, REST, the long connection's endpoint, and real WebSockets that speak the platform's protobuf frames.
 
-It keeps the platform's habits: an event is pushed again after a new connection until it is acknowledged, a repeated ``uuid`` shows a message once, errors come as a code in JSON.
+It keeps the platform's habits: an event is pushed again after a new connection until it is acknowledged (or, where it is given a clock, by the platform's timer unless the
+acknowledgement comes in time), a repeated ``uuid`` shows a message once, errors come as a code in JSON.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +17,11 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from adapters.feishu import sdk
+from core.clock import Clock
 
+IN_TIME_SECONDS = 3.0
+PUSHED_AGAIN_AFTER = (15.0, 300.0, 3600.0, 21600.0)
+"""Seconds after the first push (reported of the platform)."""
 APP_ID, APP_SECRET, BOT_OPEN_ID = "cli_test", "secret-of-the-app", "ou_bot"
 
 
@@ -47,8 +53,15 @@ class Failure:
 class LoopbackFeishu:
     """Use as ``async with LoopbackFeishu() as feishu``; ``feishu.domain`` is what goes into the config."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock
+        self._timers: list[asyncio.Task[None]] = []
+        self._in_time: set[str] = set()
+        self.pushes: Counter[str] = Counter()  # by frame key: how often somebody who was connected got it
+        self.loses_acknowledgements = False
         self.chats: dict[str, str] = {"chat-1": "一群", "chat-2": "二群"}
+        self.owners: dict[str, str] = {"chat-1": "olive"}
+        self.managers: dict[str, list[str]] = {"chat-1": ["max", "mia"]}
         self.members: dict[str, str] = {"alice": "爱丽丝", "bob": "小波"}
         self.scopes: set[str] = set()
         self.subscribed: set[str] = set()
@@ -82,6 +95,9 @@ class LoopbackFeishu:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        await asyncio.gather(*self._timers, return_exceptions=True)
         await self.drop()
         await self._runner.cleanup()
 
@@ -92,8 +108,12 @@ class LoopbackFeishu:
         return bool(self._sockets)
 
     async def push(self, key: str, event: Mapping[str, Any] | bytes, parts: int = 1, frame_type: str = "event") -> None:
-        """Push one event; ``key`` names it in :attr:`acknowledged`. Waits for a connection."""
+        """Push one event; ``key`` names it in :attr:`acknowledged`. Waits for a connection where there is no timer."""
         payload = event if isinstance(event, bytes) else json.dumps(event).encode()
+        if self._clock is not None:
+            await self._push_now(key, payload)
+            self._timers.append(asyncio.create_task(self._push_again(self._clock, key, payload)))
+            return
         while True:
             await self._opened.wait()
             async with self._pushing:
@@ -104,6 +124,30 @@ class LoopbackFeishu:
                     for frame in _frames(key, payload, parts, frame_type):
                         await self._sockets[-1][0].send_bytes(frame)
                 return
+
+    async def _push_now(self, key: str, payload: bytes) -> None:
+        self._in_time.discard(key)
+        if self._sockets:
+            self.pushes[key] += 1
+            with contextlib.suppress(ConnectionError):
+                for frame in _frames(key, payload, 1, "event"):
+                    await self._sockets[-1][0].send_bytes(frame)
+
+    async def _push_again(self, clock: Clock, key: str, payload: bytes) -> None:
+        """By the platform's timer, until an acknowledgement comes in time."""
+        first = clock.monotonic()
+        for after in PUSHED_AGAIN_AFTER:
+            await clock.sleep(IN_TIME_SECONDS)
+            if key in self._in_time:
+                return
+            self._in_time.discard(key)
+            await clock.sleep(first + after - clock.monotonic())
+            await self._push_now(key, payload)
+
+    async def send_raw(self, data: bytes | str) -> None:
+        """A WebSocket message that need not be a frame of the protocol."""
+        socket = self._sockets[-1][0]
+        await (socket.send_str(data) if isinstance(data, str) else socket.send_bytes(data))
 
     async def drop(self) -> None:
         """Cut all connections without a good-bye."""
@@ -155,6 +199,9 @@ class LoopbackFeishu:
             await socket.send_bytes(frame.SerializeToString())
             return
         code = json.loads(frame.payload)["code"]
+        if self.loses_acknowledgements:
+            return
+        self._in_time.add(headers["message_id"])
         self.acknowledged.append((headers["message_id"], code))
         if code == 200:
             self._pending.pop(headers["message_id"], None)
@@ -205,7 +252,7 @@ class LoopbackFeishu:
             case "GET", ["im", "v1", "chats"]:
                 return self._page(query)
             case "GET", ["im", "v1", "chats", chat_id]:
-                return _ok({"name": self.chats[chat_id]}) if chat_id in self.chats else _refused(232006)
+                return self._chat(chat_id, query) if chat_id in self.chats else _refused(232006)
             case "GET", ["contact", "v3", "users", user_id]:
                 return _ok({"user": {"open_id": user_id, "name": self.members[user_id]}}) if user_id in self.members else _refused(41012)
             case "POST", ["im", "v1", "messages"]:
@@ -223,6 +270,14 @@ class LoopbackFeishu:
                 return _ok({"app_version": {"event_infos": [{"event_type": event} for event in sorted(self.subscribed)]}})
             case _:
                 return web.json_response({"code": 404, "msg": f"no {method} {path}"}, status=404)
+
+    def _chat(self, chat_id: str, query: Mapping[str, str]) -> web.Response:
+        """Ids are open_ids only for those who ask for them so."""
+        shown = (lambda member: member) if query.get("user_id_type") == "open_id" else (lambda member: f"on_{member}")
+        owner = {"owner_id": shown(self.owners[chat_id]), "owner_id_type": "open_id"} if chat_id in self.owners else {}
+        return _ok(
+            {"name": self.chats[chat_id], "user_manager_id_list": [shown(member) for member in self.managers.get(chat_id, [])], "bot_manager_id_list": ["cli_other"], **owner}
+        )
 
     def _page(self, query: Mapping[str, str]) -> web.Response:
         """One group a page, to make clients turn pages."""

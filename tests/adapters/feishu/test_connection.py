@@ -115,6 +115,24 @@ async def test_what_is_no_json_is_acknowledged_and_not_fatal(running: Running) -
     assert running.sink.ids() == ["m2"]
 
 
+async def test_what_is_no_frame_does_no_harm(running: Running) -> None:
+    for garbage in (b"\xff\xff", b"", "hello"):
+        await running.feishu.send_raw(garbage)
+    await running.feishu.push("f1", text_event("m1"))
+    await running.until(lambda: running.sink.ids() == ["m1"])
+    assert running.feishu.connections == 1
+
+
+async def test_a_receive_task_that_dies_is_noticed_at_once(running: Running) -> None:
+    """A message that is longer than the client takes ends the connection from our side."""
+    before, started = running.feishu.connections, running.clock.monotonic()
+    await running.feishu.send_raw(b"x" * (4 << 20))
+    await running.until(lambda: running.feishu.connections > before and running.adapter.health().connected, step=0.1)
+    assert running.clock.monotonic() - started < 15
+    await running.feishu.push("f1", text_event("m1"))
+    await running.until(lambda: running.sink.ids() == ["m1"])
+
+
 async def test_a_message_that_cannot_be_stored_is_refused_so_that_it_comes_again(running: Running) -> None:
     running.sink.errors.append(OSError("disk full"))
     await running.feishu.push("f1", text_event("m1"))

@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
-import socket
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from core.errors import SendError
@@ -19,6 +12,7 @@ from core.ports import OutgoingReply
 from tests.adapters.feishu.conftest import Running
 from tests.adapters.feishu.loopback import Failure
 from tests.adapters.feishu.payloads import text_event
+from tests.adapters.watched_loop import watched_loop
 
 COUNT = 300
 
@@ -99,47 +93,3 @@ async def test_nothing_blocks_the_event_loop(running: Running) -> None:
         await running.finish(running.adapter.stop(), 1.0)
     assert watch.blocking == []
     assert watch.longest < 0.05
-
-
-class Watch:
-    """``longest``: CPU seconds of the longest callback (not wall time: other processes may hold the machine). ``culprit``: what it was; ``blocking``: what could have blocked."""
-
-    longest = 0.0
-    culprit = ""
-
-    def __init__(self) -> None:
-        self.blocking: list[str] = []
-        self.active = True
-
-
-@contextmanager
-def watched_loop() -> Iterator[Watch]:
-    watch, thread = Watch(), threading.get_ident()
-    run = asyncio.events.Handle._run
-
-    def timed(handle: asyncio.events.Handle) -> None:
-        started = time.thread_time()
-        run(handle)
-        if (took := time.thread_time() - started) > watch.longest:
-            culprit = repr(getattr(handle._callback, "__self__", handle))  # type: ignore[attr-defined]
-            if "RequestHandler" not in culprit and "coro=<test_" not in culprit:  # the platform's side and the test's own, which share our process here
-                watch.longest, watch.culprit = took, culprit
-
-    def audit(event: str, arguments: tuple[Any, ...]) -> None:
-        if not watch.active or threading.get_ident() != thread:
-            return
-        if event == "socket.connect" and isinstance(arguments[0], socket.socket) and arguments[0].gettimeout() != 0.0:
-            watch.blocking.append(f"{event} {arguments[1]}")
-        elif event in ("socket.getaddrinfo", "socket.gethostbyname", "time.sleep", "subprocess.Popen"):
-            watch.blocking.append(event)
-
-    # The heap of a whole test run is no bot's heap: its full collections alone take 100 ms. A bot freezes what it loaded at its start.
-    gc.disable()
-    sys.addaudithook(audit)  # cannot be removed; idle once the watch is over
-    asyncio.events.Handle._run = timed  # type: ignore[method-assign,assignment]
-    try:
-        yield watch
-    finally:
-        asyncio.events.Handle._run = run  # type: ignore[method-assign]
-        watch.active = False
-        gc.enable()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 
+from core.messages import ConversationKey
 from tests.adapters.feishu.conftest import Running
 from tests.adapters.feishu.loopback import Failure
 from tests.adapters.feishu.payloads import text_event
@@ -92,3 +93,16 @@ async def test_a_revoked_token_is_renewed_without_a_loss(running: Running) -> No
     assert running.sink.messages[0].sender_name == "爱丽丝"
     tokens = [call for call in running.feishu.calls if "tenant_access_token" in call.path]
     assert len(tokens) == 2, "one token for all who found theirs revoked"
+
+
+async def test_owner_and_managers_of_a_group_are_told_kept_for_some_minutes_and_none_when_the_platform_does_not_tell(running: Running) -> None:
+    group, other = ConversationKey("feishu", "chat-1"), ConversationKey("feishu", "chat-2")
+    assert await running.finish(running.adapter.chat_admins(group)) == {"olive", "max", "mia"}
+    assert await running.finish(running.adapter.chat_admins(other)) == frozenset()
+    running.feishu.owners["chat-1"], running.feishu.managers["chat-1"] = "bob", []
+    assert "olive" in await running.adapter.chat_admins(group)
+    await running.until(lambda: running.clock.monotonic() > 400, step=100.0)
+    running.feishu.failures[CHATS] = [Failure(400, 99991672)]
+    assert "olive" in await running.finish(running.adapter.chat_admins(group)), "the last known, for a minute"
+    await running.until(lambda: running.clock.monotonic() > 500, step=100.0)
+    assert await running.finish(running.adapter.chat_admins(group)) == {"bob"}

@@ -53,6 +53,8 @@ class LoopbackPuppet:
         self.payloads: dict[str, Any] = {}
         self.topics: dict[str, str] = {"chat-1": "部署交流群", "chat-2": "第二群"}
         self.contacts: dict[str, str] = {BOT: "豆解", "alice": "爱丽丝", "bob": "鲍勃", "carol": "卡罗"}
+        self.owners: dict[str, str] = {"chat-1": "olive"}
+        self.admins: dict[str, list[str]] = {"chat-1": ["max"]}
         self.aliases: dict[tuple[str, str], str] = {}
         self.sent: list[tuple[str, str, tuple[str, ...]]] = []
         self.recalled: list[str] = []
@@ -65,6 +67,7 @@ class LoopbackPuppet:
         self.logs_in = True
         self.port = 0
         self._streams: list[asyncio.Queue[pb.EventResponse | Status | None]] = []
+        self._muted: set[int] = set()
         self._backlog: list[pb.EventResponse] = []
         self._server: _Server | None = None
 
@@ -134,6 +137,10 @@ class LoopbackPuppet:
             transport.pause_reading()
         self._streams.clear()
 
+    def mute(self) -> None:
+        """From now on the present event streams stay open and carry nothing; calls are answered."""
+        self._muted.update(map(id, self._streams))
+
     def fail(self, call: str, *statuses: Status) -> None:
         """Let the next calls of this name fail, one after the other."""
         self.failures.setdefault(call, []).extend(statuses)
@@ -170,10 +177,12 @@ class LoopbackPuppet:
             queue.put_nowait(response)
         try:
             while isinstance(response := await queue.get(), pb.EventResponse):
-                await stream.send_message(response)
+                if id(queue) not in self._muted:
+                    await stream.send_message(response)
             if response is not None:
                 raise GRPCError(response, "gone")
         finally:
+            self._muted.discard(id(queue))
             if queue in self._streams:
                 self._streams.remove(queue)
 
@@ -199,7 +208,7 @@ class LoopbackPuppet:
         return self.payloads[request.id]
 
     async def _roompayload(self, request: Any, _: Any) -> Any:
-        return pb.RoomPayloadResponse(id=request.id, topic=self.topics.get(request.id, ""))
+        return pb.RoomPayloadResponse(id=request.id, topic=self.topics.get(request.id, ""), owner_id=self.owners.get(request.id, ""), admin_ids=self.admins.get(request.id, []))
 
     async def _roommemberpayload(self, request: Any, _: Any) -> Any:
         return pb.RoomMemberPayloadResponse(id=request.member_id, room_alias=self.aliases.get((request.id, request.member_id), ""))

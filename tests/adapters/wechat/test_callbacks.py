@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from adapters.wechat.callbacks import BadCallbackError, CallbackServer, RoomLocks
+from adapters.wechat.callbacks import BadCallbackError, CallbackServer, Respond, RoomLocks
 from core.config import WechatSection
 from core.errors import ConfigError
 from tests.adapters.manual_clock import ManualClock, eventually
@@ -28,12 +28,12 @@ class Gateway:
         self.clock = ManualClock()
         self.server = CallbackServer(WechatSection(listen="127.0.0.1:0", secret=SECRET, max_body_bytes=2048), self.answer, self.clock)
 
-    async def answer(self, value: dict[str, Any]) -> object:
+    async def answer(self, value: dict[str, Any], respond: Respond) -> None:
         await self.gate.wait()
         if self.error:
             raise self.error
         self.taken.append(value)
-        return "done"
+        await respond("done")
 
     async def post(self, path: str = f"/{SECRET}", body: bytes = b'{"a": 1}', **headers: str) -> int:
         host, port = self.server.address or ("", 0)
@@ -122,8 +122,8 @@ async def test_stop_lets_requests_under_way_finish(gateway: Gateway) -> None:
     ("changes", "key"), [({"secret": ""}, "secret"), ({"listen": "9528"}, "listen"), ({"listen": "127.0.0.1:x"}, "listen"), ({"listen": "192.0.2.1:9528"}, "listen")]
 )
 async def test_what_cannot_be_served_is_a_config_error(changes: dict[str, str], key: str) -> None:
-    async def answer(value: dict[str, Any]) -> object:
-        return value
+    async def answer(value: dict[str, Any], respond: Respond) -> None:
+        await respond(value)
 
     config = WechatSection(**({"listen": "127.0.0.1:0", "secret": "s"} | changes))  # type: ignore[arg-type]
     with pytest.raises(ConfigError) as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import pytest
@@ -27,25 +28,25 @@ ROOM = ConversationKey("wechat", "chat-1")
 class Bench:
     """A running adapter, its service and its clock."""
 
-    def __init__(self, server: LoopbackPuppet, **options: object) -> None:
+    def __init__(self, server: LoopbackPuppet, *, call_deadline: float = 10.0, **options: object) -> None:
         self.server, self.clock, self.sink, self.terminal = server, ManualClock(), RecordingSink(), io.StringIO()
         self.adapter = WechatyAdapter(
             WechatSection(endpoint=server.endpoint, token="token"),
             self.clock,
-            deadlines=Deadlines(connect=1.0, call=0.3),
+            deadlines=Deadlines(connect=5.0, call=call_deadline),
             terminal=self.terminal,
             **options,  # type: ignore[arg-type]
         )
 
     async def until(self, condition: object, step: float = 0.5) -> None:
-        await eventually(condition, 8.0, tick=lambda: self.clock.advance(step))  # type: ignore[arg-type]
+        await eventually(condition, 30.0, tick=lambda: self.clock.advance(step))  # type: ignore[arg-type]
 
     async def start(self) -> None:
         await self.adapter.start(self.sink)
 
     async def stop(self) -> None:
         stopping = asyncio.create_task(self.adapter.stop())
-        await eventually(stopping.done, 8.0, tick=lambda: self.clock.advance(1.0))
+        await eventually(stopping.done, 30.0, tick=lambda: self.clock.advance(1.0))
         await stopping
 
     async def text_of(self, message_id: str) -> str:
@@ -59,13 +60,25 @@ async def server() -> AsyncIterator[LoopbackPuppet]:
         yield server
 
 
-@pytest.fixture
-async def bench(server: LoopbackPuppet) -> AsyncIterator[Bench]:
-    bench = Bench(server)
+@asynccontextmanager
+async def running(bench: Bench) -> AsyncIterator[Bench]:
     await bench.start()
-    await bench.until(lambda: server.connected and bench.adapter.health().last_event_age is not None)
+    await bench.until(lambda: bench.server.connected and bench.adapter.health().last_event_age is not None)
     yield bench
     await bench.stop()
+
+
+@pytest.fixture
+async def bench(server: LoopbackPuppet) -> AsyncIterator[Bench]:
+    async with running(Bench(server)) as bench:
+        yield bench
+
+
+@pytest.fixture
+async def impatient(server: LoopbackPuppet) -> AsyncIterator[Bench]:
+    """One whose calls are given up after a moment, for calls that hang."""
+    async with running(Bench(server, call_deadline=0.5)) as bench:
+        yield bench
 
 
 def reply(text: str = "收到", **fields: str) -> OutgoingReply:
@@ -119,26 +132,32 @@ class TestConnection:
             assert longest / 2 <= pause <= longest
         assert len(set(pauses)) == len(pauses)
 
-    async def test_black_hole_is_noticed_by_ding(self, bench: Bench) -> None:
-        bench.server.event(1, {"data": "beat"})
-        await bench.until(lambda: bench.server.calls["Ding"] == 1, step=5.0)
-        bench.server.black_hole()
-        await bench.until(lambda: bench.server.calls["Start"] == 2 and bench.adapter.health().connected, step=5.0)
-        bench.server.message("m1")
-        assert await bench.text_of("m1") == "你好"
+    async def test_black_hole_is_noticed_by_ding(self, impatient: Bench) -> None:
+        impatient.server.black_hole()
+        before = impatient.server.calls["Start"]
+        await impatient.until(lambda: impatient.server.calls["Start"] > before and impatient.adapter.health().connected, step=5.0)
+        impatient.server.message("m1")
+        assert await impatient.text_of("m1") == "你好"
 
     async def test_quiet_night_with_dongs_is_no_reason_to_reconnect(self, bench: Bench) -> None:
-        for _ in range(100):
-            await bench.clock.advance(10.0)
-            await asyncio.sleep(0.005)
-        assert bench.server.calls["Ding"] > 5
+        for number in range(2, 8):
+            await bench.until(lambda number=number: bench.server.calls["Ding"] == number, step=5.0)
+            await eventually(lambda: bench.adapter.health().last_event_age == 0.0)
+        assert bench.clock.monotonic() > 150
         assert bench.server.calls["Start"] == 1
 
-    async def test_stream_that_stopped_sending_is_noticed_when_dongs_were_known(self, bench: Bench) -> None:
-        await bench.until(lambda: bench.server.calls["Ding"] == 1, step=5.0)
+    async def test_stream_that_is_open_and_silent_is_noticed_within_a_minute_and_its_messages_come(self, bench: Bench) -> None:
+        """The service goes on answering calls, dings too; only its events do not arrive any more."""
+        await bench.until(lambda: bench.server.calls["Ding"] == 1, step=0.0)
         await asyncio.sleep(0.05)
-        bench.server.answers_ding = False
-        await bench.until(lambda: bench.server.calls["Start"] == 2, step=5.0)
+        bench.server.mute()
+        bench.server.message("m1")
+        started = bench.clock.monotonic()
+        await bench.until(lambda: bench.server.calls["Start"] == 2)
+        assert bench.clock.monotonic() - started <= 60
+        await bench.until(lambda: bench.adapter.health().connected)
+        bench.server.message("m2")
+        assert await bench.text_of("m2") == "你好"
 
     async def test_service_without_dongs_is_alive_while_it_takes_the_call(self, server: LoopbackPuppet) -> None:
         server.answers_ding = False
@@ -235,11 +254,11 @@ class TestMessages:
         bench.server.message("m1")
         assert await bench.text_of("m1") == "你好"
 
-    async def test_hanging_look_ups_have_a_deadline(self, bench: Bench) -> None:
-        bench.server.hanging.update({"RoomPayload", "RoomMemberPayload", "ContactPayload"})
-        bench.server.message("m1")
-        await bench.until(lambda: bench.sink.messages)
-        message = bench.sink.messages[0]
+    async def test_hanging_look_ups_have_a_deadline(self, impatient: Bench) -> None:
+        impatient.server.hanging.update({"RoomPayload", "RoomMemberPayload", "ContactPayload"})
+        impatient.server.message("m1")
+        await impatient.until(lambda: impatient.sink.messages)
+        message = impatient.sink.messages[0]
         assert (message.text, message.chat_name, message.sender_name) == ("你好", "", "")
 
     @pytest.mark.parametrize(
@@ -286,6 +305,15 @@ class TestMessages:
         bench.server.message("m2")
         await bench.text_of("m2")
         assert [message.chat_name for message in bench.sink.messages] == ["部署交流群", "新群名"]
+
+    async def test_the_bot_tells_who_it_is_once_it_knows(self, server: LoopbackPuppet) -> None:
+        server.logs_in = False
+        bench = Bench(server)
+        assert bench.adapter.bot_id == ""
+        await bench.start()
+        server.login()
+        await bench.until(lambda: bench.adapter.bot_id == BOT)
+        await bench.stop()
 
     async def test_private_messages_are_ignored(self, bench: Bench) -> None:
         bench.server.message("p1", room="")
@@ -366,10 +394,10 @@ class TestSending:
         assert await bench.adapter.send(reply("好了", mention="alice")) == "sent-1"
         assert bench.server.sent == [("chat-1", "@爱丽丝\u2005好了", ("alice",))]
 
-    async def test_hanging_send_has_a_deadline(self, bench: Bench) -> None:
-        bench.server.hanging.add("MessageSendText")
+    async def test_hanging_send_has_a_deadline(self, impatient: Bench) -> None:
+        impatient.server.hanging.add("MessageSendText")
         with pytest.raises(SendError, match="no answer") as caught:
-            await bench.adapter.send(reply())
+            await impatient.adapter.send(reply())
         assert not caught.value.permanent
 
     async def test_recall_of_an_own_message(self, bench: Bench) -> None:
@@ -379,6 +407,17 @@ class TestSending:
         with pytest.raises(SendError) as caught:
             await bench.adapter.recall(ROOM, "sent-1")
         assert caught.value.permanent
+
+    async def test_owner_and_admins_of_a_room_are_told(self, bench: Bench) -> None:
+        assert await bench.adapter.chat_admins(ROOM) == {"olive", "max"}
+        bench.server.owners["chat-1"], bench.server.admins = "bob", {}
+        assert await bench.adapter.chat_admins(ROOM) == {"olive", "max"}
+        bench.server.event(27, {"payloadType": 3, "payloadId": "chat-1"})
+        bench.server.message("m1")
+        await bench.text_of("m1")
+        assert await bench.adapter.chat_admins(ROOM) == {"bob"}
+        bench.server.fail("RoomPayload", Status.UNAVAILABLE)
+        assert await bench.adapter.chat_admins(ConversationKey("wechat", "chat-2")) == frozenset()
 
     async def test_groups_are_listed_with_and_without_a_running_bot(self, bench: Bench) -> None:
         expected = [("chat-1", "部署交流群"), ("chat-2", "第二群")]
