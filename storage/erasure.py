@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from core.delivery import REPLY_PREFIX
 from core.messages import ConversationKey, MessageKind, Recall, RefusalReason
 from storage.engine import insert_new
 from storage.models import adjudications, labels, messages, questions, replies, review_queue, rewrites
@@ -144,14 +145,19 @@ class _Loss:
 
 
 def _erase_borrowed(connection: Connection, losses: dict[str, _Loss]) -> None:
-    """Blank the rewrites, by whomever, that took words out of lost lines. Their rows stay: a question is not to be resolved or labelled again for it."""
+    """Blank the rewrites, by whomever, that took words out of lost lines, and the replies that were made of them.
+
+    Their rows stay: a question is not to be resolved, labelled or replied to again for it.
+    """
     for table, key, columns, blank in _BORROWERS:
         rows = connection.execute(
             sa.select(table.c[key].label("key"), table.c.question_id.label("question"), *(table.c[name] for name in columns)).where(table.c.question_id.in_(losses))
         )
-        concerned = [row["key"] for row in rows.mappings() if any(losses[row["question"]].shows_in(row[name]) for name in columns)]
-        if concerned:
-            connection.execute(sa.update(table).where(table.c[key].in_(concerned)).values(**blank))
+        borrowing = [row for row in rows.mappings() if any(losses[row["question"]].shows_in(row[name]) for name in columns)]
+        if borrowing:
+            connection.execute(sa.update(table).where(table.c[key].in_([row["key"] for row in borrowing])).values(**blank))
+        if table is rewrites:
+            _blank_replies(connection, replies.c.idempotency_key.in_([f"{REPLY_PREFIX}{row['question']}" for row in borrowing]))
 
 
 def _texts(lines: Iterable[dict[str, Any]]) -> str:
@@ -168,9 +174,12 @@ def _erase_replies(connection: Connection, erased: Erased) -> None:
     """Replies to erased messages lose their text and are not sent any more; their keys stay, so that none is queued again."""
     here = (replies.c.platform == erased.conversation.platform, replies.c.chat_id == erased.conversation.chat_id)
     for ids in _chunks(sorted(erased.message_ids)):
-        concerned = (*here, replies.c.reply_to.in_(ids))
-        connection.execute(sa.update(replies).where(*concerned, replies.c.state == "pending").values(state="expired"))
-        connection.execute(sa.update(replies).where(*concerned).values(text="", error=None))
+        _blank_replies(connection, *here, replies.c.reply_to.in_(ids))
+
+
+def _blank_replies(connection: Connection, *concerned: sa.ColumnElement[bool]) -> None:
+    connection.execute(sa.update(replies).where(*concerned, replies.c.state == "pending").values(state="expired"))
+    connection.execute(sa.update(replies).where(*concerned).values(text="", error=None))
 
 
 def _forget_mentions(connection: Connection, platform: str, sender_id: str) -> None:

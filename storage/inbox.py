@@ -46,8 +46,12 @@ _FIRST_UNMERGED = (
 )
 _REACHING_BEYOND = sa.select(messages.c.utterance_id).where(*_CONVERSATION, messages.c.id > sa.bindparam("first"), messages.c.utterance_id.is_not(None))
 _START = sa.select(sa.func.min(messages.c.id)).where(*_CONVERSATION, messages.c.utterance_id.in_(_REACHING_BEYOND))
-_FROM = sa.select(*_COLUMNS, messages.c.utterance_id).select_from(_WITH_CHAT).where(
-    *_CONVERSATION, messages.c.id >= sa.bindparam("start"), messages.c.recalled_at.is_(None)).order_by(messages.c.id)
+_FROM = (
+    sa.select(*_COLUMNS, messages.c.utterance_id)
+    .select_from(_WITH_CHAT)
+    .where(*_CONVERSATION, messages.c.id >= sa.bindparam("start"), messages.c.recalled_at.is_(None))
+    .order_by(messages.c.id)
+)
 
 
 class SqlInbox:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from core.messages import RefusalReason, Verdict
-from core.near_duplicates import NearDuplicates
+from core.near_duplicates import NearDuplicates, frequencies
 from storage.questions import LoggedQuestion
 from storage.review_queue import QueueItem, QueueReason, priority_of
 
@@ -94,7 +94,9 @@ def choose(candidates: Iterable[QueueItem], queued: Iterable[QueueItem], texts: 
     for item in (*waiting.values(), *candidates):
         if item.question_id not in best or item.priority > best[item.question_id].priority:
             best[item.question_id] = item
-    answered, taken = NearDuplicates(), NearDuplicates()
+    labelled = list(labelled)
+    common = frequencies([*labelled, *texts.values()])
+    answered, taken = NearDuplicates(common=common), NearDuplicates(common=common)
     for number, text in enumerate(labelled):
         answered.add(str(number), text)
     kept: list[QueueItem] = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from scripts.scaling_law.suspects import Suspect
 from storage.engine import open_database
 from storage.questions import SqlQuestionLog
-from storage.review_queue import QueueItem, QueueReason, SqlReviewQueue
+from storage.review_queue import QueueItem, QueueReason, SqlReviewQueue, priority_of
 
 
 async def queue_suspects(suspects: Sequence[Suspect], database_url: str, judges: int) -> tuple[int, int]:
@@ -20,7 +20,7 @@ async def queue_suspects(suspects: Sequence[Suspect], database_url: str, judges:
         log = SqlQuestionLog(database)
         known = [suspect for suspect in suspects if await log.get(suspect.item.id) is not None]
         detail = f"{judges} models contradict the label"
-        queued = await SqlReviewQueue(database).put([QueueItem(one.item.id, QueueReason.SUSPECT_LABEL, one.doubt, detail) for one in known])
+        queued = await SqlReviewQueue(database).put([QueueItem(one.item.id, QueueReason.SUSPECT_LABEL, priority_of(QueueReason.SUSPECT_LABEL, one.doubt), detail) for one in known])
     finally:
         await database.close()
     return queued, len(suspects) - len(known)

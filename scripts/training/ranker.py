@@ -122,12 +122,12 @@ def case_weights(found: Sequence[Case]) -> Array:
     return np.array([1.0 if case.label == "yes" else STANDS_ALONE_WEIGHT for case in found])
 
 
-def choose_threshold(confidence: Array, right: NDArray[np.bool_], weights: Array) -> float:
-    """The lowest confidence from which on at most MOST_WRONG of what is accepted is wrong by the upper bound of one standard error; above 1 when there is none."""
+def choose_threshold(confidence: Array, right: NDArray[np.bool_], weights: Array, errors: float = 1.0) -> float:
+    """The lowest confidence from which on at most MOST_WRONG of what is accepted is wrong by the upper bound of so many standard ``errors``; above 1 when there is none."""
     order = np.argsort(-confidence)
     wrong = np.cumsum(np.where(right, 0.0, weights)[order])
     accepted = np.cumsum(np.where(right, 1.0, weights)[order])
-    safe = [rank for rank in range(len(order)) if wilson_upper(wrong[rank], accepted[rank]) <= MOST_WRONG]
+    safe = [rank for rank in range(len(order)) if wilson_upper(wrong[rank], accepted[rank], errors) <= MOST_WRONG]
     return float(confidence[order[safe[-1]]]) if safe else 1.01
 
 

@@ -179,17 +179,17 @@ def answers_to(count: int) -> list[str]:
 
 
 def rows(config: Path, sql: str) -> list[tuple[Any, ...]]:
-    """What the database of a config holds now."""
-    with closing(sqlite3.connect(f"file:{config.with_name('bot.db')}?mode=ro", uri=True, timeout=10.0)) as connection:
-        return connection.execute(sql).fetchall()
+    """What the database of a config holds now; nothing before it exists, and while it is locked: waiting here would hold up the bot that has to finish."""
+    try:
+        with closing(sqlite3.connect(f"file:{config.with_name('bot.db')}?mode=ro", uri=True, timeout=0.0)) as connection:
+            return connection.execute(sql).fetchall()
+    except sqlite3.OperationalError:
+        return []
 
 
 def stored(config: Path, platform: str) -> list[str]:
     """Ids of the stored messages of a platform, as often as they are stored."""
-    try:
-        return [row[0] for row in rows(config, f"SELECT message_id FROM messages WHERE platform = '{platform}'")]
-    except sqlite3.OperationalError:
-        return []
+    return [row[0] for row in rows(config, f"SELECT message_id FROM messages WHERE platform = '{platform}'")]
 
 
 def database_bytes(config: Path) -> bytes:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.near_duplicates import NearDuplicates, jaccard, shingles
+from core.near_duplicates import NearDuplicates, frequencies, jaccard, shingles
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,12 @@ def test_the_most_alike_is_found() -> None:
     assert len(index) == 3
 
 
-@given(st.lists(st.text(alphabet="abc怎么装 ?", max_size=12), max_size=12), st.text(alphabet="abc怎么装 ?", max_size=12), st.sampled_from([0.3, 0.5, 0.75, 1.0]))
-def test_the_index_finds_exactly_what_comparing_with_everything_finds(texts: list[str], asked: str, same: float) -> None:
-    index = NearDuplicates(same)
+TEXTS = st.text(alphabet="abc怎么装 ?", max_size=12)
+
+
+@given(st.lists(TEXTS, max_size=12), TEXTS, st.sampled_from([0.3, 0.5, 0.75, 1.0]), st.lists(TEXTS, max_size=3))
+def test_the_index_finds_exactly_what_comparing_with_everything_finds(texts: list[str], asked: str, same: float, others: list[str]) -> None:
+    index = NearDuplicates(same, frequencies([*texts, *others]))
     for number, text in enumerate(texts):
         index.add(str(number), text)
     likeness = [jaccard(shingles(asked), shingles(text)) for text in texts]

@@ -40,6 +40,7 @@ async def lived_in(database: Database) -> Database:
         settled = {"label": "yes", "adjudicator": "ben", "created_at": START, "rewrite": "怎么把 zebrafish 部署到 TX2？"}
         await connection.execute(sa.insert(adjudications), [{"question_id": key, **settled} for key in (asked.key, other.key)])
     await SqlOutbox(database).enqueue(OutgoingReply(GROUP, "zebrafish 这样装", "k1", reply_to="m2", mention="u-gone"))
+    await SqlOutbox(database).enqueue(OutgoingReply(GROUP, "部署 zebrafish 要先转换模型", f"reply:{other.key}", reply_to="m3", mention="u2"))
     return database
 
 
@@ -58,7 +59,7 @@ async def test_forget_leaves_no_trace_in_tables_or_file(lived_in: Database, path
         assert list(await connection.scalars(sa.select(label_repeats.c.question_id))) == [row.question.id]
         assert list(await connection.scalars(sa.select(adjudications.c.question_id))) == [row.question.id]
     assert [m.mentions for m in await SqlInbox(lived_in).recent(GROUP, 10)] == [("u5",), ()]
-    assert (await SqlOutbox(lived_in).counts())[ReplyState.EXPIRED] == 1
+    assert (await SqlOutbox(lived_in).counts())[ReplyState.EXPIRED] == 2
     disk = bytes_on_disk(path)
     assert b"zebrafish" not in disk
     assert b"u-gone" not in disk

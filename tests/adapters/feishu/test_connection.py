@@ -73,6 +73,20 @@ async def test_a_passing_failure_of_the_endpoint_costs_seconds(running: Running,
     assert running.clock.monotonic() - started < 20
 
 
+async def test_reconnections_are_spread_over_the_time_that_the_server_names(running: Running) -> None:
+    """After an outage not all bots come back in the same second."""
+    running.feishu.client_config["ReconnectNonce"] = 30
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(7):
+            before = running.feishu.connections
+            await running.feishu.drop()
+            await running.until(lambda before=before: running.feishu.connections > before and running.adapter.health().connected, step=1.0)
+    first, *waits = [entry["retry_in"] for entry in logged if entry["event"] == "feishu.disconnected"]
+    assert first <= 2.0  # still as the connection before was told
+    assert all(0.0 <= wait <= 30.0 for wait in waits)
+    assert len(set(waits)) > 3
+
+
 async def test_the_reason_of_a_refusal_is_shown_in_health(running: Running) -> None:
     running.feishu.failures[ENDPOINT] = [Failure(200, 403)]
     await running.feishu.drop()
@@ -125,10 +139,11 @@ async def test_what_is_no_frame_does_no_harm(running: Running) -> None:
 
 async def test_a_receive_task_that_dies_is_noticed_at_once(running: Running) -> None:
     """A message that is longer than the client takes ends the connection from our side."""
-    before, started = running.feishu.connections, running.clock.monotonic()
-    await running.feishu.send_raw(b"x" * (4 << 20))
-    await running.until(lambda: running.feishu.connections > before and running.adapter.health().connected, step=0.1)
-    assert running.clock.monotonic() - started < 15
+    before = running.feishu.connections
+    with structlog.testing.capture_logs() as logged:
+        await running.feishu.send_raw(b"x" * (4 << 20))
+        await running.until(lambda: running.feishu.connections > before and running.adapter.health().connected, step=0.1)
+    assert "ConnectionClosed" in next(entry["reason"] for entry in logged if entry["event"] == "feishu.disconnected")
     await running.feishu.push("f1", text_event("m1"))
     await running.until(lambda: running.sink.ids() == ["m1"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from typing import Any
+from typing import Any, Self
 
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
@@ -71,7 +71,7 @@ class LoopbackPuppet:
         self._backlog: list[pb.EventResponse] = []
         self._server: _Server | None = None
 
-    async def __aenter__(self) -> LoopbackPuppet:
+    async def __aenter__(self) -> Self:
         await self.listen()
         return self
 

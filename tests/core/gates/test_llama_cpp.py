@@ -18,6 +18,7 @@ from core.gates.worker import ModelWorker
 from core.ports import LanguageModel, Prompt
 from tests.core.gates.conformance import LanguageModelConformance
 from tests.core.gates.llama_server import smollm2
+from tests.core.gates.tiny_model import tiny_model, write_gguf
 
 FIXED = "下面是群聊里的一个问题。\n"
 LINES = "- mmpose 支持移动端部署么？\n- 支持的，看文档\n"
@@ -87,8 +88,20 @@ async def test_branches_of_one_conversation_are_decoded_together_with_the_same_a
     together = await model.answer_logprobs(branches, ("yes", "no"))
     alone = [(await model.answer_logprobs([one], ("yes", "no")))[0] for one in branches]
     for (yes, no), (own_yes, own_no) in zip(together, alone, strict=True):
-        assert yes - no == pytest.approx(own_yes - own_no, abs=0.4)  # other batch splits round differently
+        assert yes - no == pytest.approx(own_yes - own_no, abs=0.6)  # other batch splits round the quantised weights differently: see the next test
     assert await model.answer_logprobs(branches, ("yes", "no")) == together
+
+
+async def test_branches_of_unquantised_weights_are_those_of_single_prompts(tmp_path: Path) -> None:
+    worker = ModelWorker()
+    model = await LlamaCppModel.open(write_gguf(tiny_model(tmp_path / "tiny"), tmp_path / "tiny.gguf"), None, worker, context_tokens=512, threads=1)
+    branches = [Prompt("", "- tx2\n- pi4\n", "x" * length) for length in (3, 1, 9, 5)] * 6  # more than the sequences of one batch
+    together = await model.answer_logprobs(branches, ("yes", "no"))
+    for row, one in zip(together, branches, strict=True):
+        assert row == pytest.approx((await model.answer_logprobs([one], ("yes", "no")))[0], abs=0.01)
+    assert together[0] != pytest.approx(together[1], abs=0.01)
+    await model.close()
+    worker.close()
 
 
 async def test_answers_are_log_probabilities_and_do_not_depend_on_what_was_asked_before(model: LlamaCppModel) -> None:

@@ -16,10 +16,16 @@ NATIVE = 128
 FILLER = "今天群里在聊显卡和机箱风扇的价格，没有别的事。\n"
 
 
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packaged model, as if it had been trained with so few tokens."""
+    return with_context_length(model_path("", "gate"), tmp_path_factory.mktemp("short") / "short.gguf", NATIVE)
+
+
 @pytest.mark.model
-def test_an_antecedent_three_native_windows_back_is_still_used(tmp_path: Path) -> None:
-    """The packaged model, as if trained with 128 tokens: which of two names stood there, more than 3 x 128 tokens back, decides which one is said again."""
-    engine = LlamaEngine(with_context_length(model_path("", "gate"), tmp_path / "short.gguf", NATIVE), None, 5 * NATIVE)
+def test_an_antecedent_three_native_windows_back_is_still_used(short: Path) -> None:
+    """Which of two names stood there, more than 3 x 128 tokens back, decides which one is said again."""
+    engine = LlamaEngine(short, None, 5 * NATIVE)
     assert engine.rope_factor == 5.0
     names = ("mmpose", "ncnn")
     continuations = [engine.tokenize(f" {name}") for name in names]
@@ -50,8 +56,7 @@ def test_both_local_back_ends_stretch_alike(tmp_path: Path, factor: int) -> None
     engine.close()
 
 
-def test_a_stretch_too_far_is_an_error_that_names_the_largest_value(tmp_path: Path) -> None:
-    short = with_context_length(model_path("", "gate"), tmp_path / "short.gguf", NATIVE)
+def test_a_stretch_too_far_is_an_error_that_names_the_largest_value(short: Path) -> None:
     with pytest.raises(ConfigError, match=rf"\[gate\] context_tokens.*stretched further.*under {int(NATIVE * LONGEST_STRETCH)} tokens"):
         LlamaEngine(short, None, int(NATIVE * LONGEST_STRETCH) + 1)
 
