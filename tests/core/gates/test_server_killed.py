@@ -44,7 +44,7 @@ def config_for(server: LlamaServer, folder: Path) -> Config:
 async def ask(spine: Spine, numbers: range) -> None:
     """Store a question of a member of its own for each number, and have all of them judged."""
     for number in numbers:
-        said = f"{number}? yes no yes no?"  # short, and even this small model lists both answers after it
+        said = f"is board {number} ok? yes or no? is board {number + 1} ok? yes or no?"
         await spine.ingest.message(Message("test", "g", f"m{number}", f"u{number}", said, START + timedelta(minutes=10 * number)))
     await spine.pipeline.flush()
 
