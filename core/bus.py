@@ -118,7 +118,7 @@ class EventBus:
                 if task is None or task.cancelling():
                     raise
                 await self._failed(event, handler, error)  # not this lane was cancelled, but something that the handler awaited
-            except Exception as error:
+            except Exception as error:  # one handler must not end the lane: its failure is an event of its own
                 await self._failed(event, handler, error)
 
     async def _failed(self, event: Event, handler: Handler, error: BaseException) -> None:

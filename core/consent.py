@@ -59,7 +59,7 @@ class Consent:
         self._opted_out.add(member)  # before the store: what arrives meanwhile is not published
         try:
             return await self._erase(platform, sender_id, self._store.opt_out)
-        except Exception:
+        except Exception:  # whatever failed: what is not stored must not look as if it were
             if not was_out:
                 self._opted_out.discard(member)
             raise

@@ -76,7 +76,7 @@ class Lanes(Generic[E]):
                 event, future = lane[0]
                 try:
                     await self._handle(event)
-                except Exception as error:
+                except Exception as error:  # whatever the handler raises goes to who waits for this event; the lane goes on
                     _fail(future, error)
                 else:
                     if not future.done():

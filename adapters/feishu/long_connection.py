@@ -123,7 +123,7 @@ class LongConnection(_lark.ws.Client):  # type: ignore[misc,name-defined]  # the
                 await self._deliver(payload)
             except LanesClosed:
                 code = http.HTTPStatus.SERVICE_UNAVAILABLE  # we are stopping: the platform pushes it to whoever connects next
-            except Exception as error:
+            except Exception as error:  # whatever the store raised: not acknowledged
                 log.warning("feishu.event_not_stored", error=type(error).__name__)
                 code = http.HTTPStatus.INTERNAL_SERVER_ERROR  # the platform pushes it again
         header = frame.headers.add()

@@ -79,7 +79,7 @@ class Supervisor:
                 lived = await self._one_connection(first)
                 failures, wait = 0, self._jitter.uniform(0.0, self._first_jitter)
                 log.warning("feishu.disconnected", reason=lived, retry_in=round(wait, 1))
-            except Exception as error:
+            except Exception as error:  # the SDK may raise anything; a dead supervisor would be a silent bot
                 if isinstance(error, ApiError) and error.code in BAD_CREDENTIAL_CODES and not first.done():
                     self.detail = str(error)
                     first.set_exception(bad_credentials(error))

@@ -162,7 +162,7 @@ class Webhook:
             await self._deliver(json.dumps(payload).encode())
         except LanesClosed:
             return web.json_response({"msg": "stopping, push again"}, status=503)
-        except Exception as error:
+        except Exception as error:  # whatever the store raised: not acknowledged, so that the platform pushes again
             log.warning("feishu.event_not_stored", error=type(error).__name__)
             return web.json_response({"msg": "not stored, push again"}, status=500)
         self._verifier.handled(fingerprint)
