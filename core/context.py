@@ -88,10 +88,7 @@ def _names(sender_name: str, sender_id: str) -> frozenset[str]:
 
 
 def features(utterance: Utterance, earlier: Sequence[Message]) -> list[tuple[float, ...]]:
-    """Features of each earlier message (oldest first) as antecedent of ``utterance``. Shape (len(earlier), len(FEATURES)).
-
-    This runs for every question, so it is built column by column.
-    """
+    """Features of each earlier message (oldest first) as antecedent of ``utterance``. Shape (len(earlier), len(FEATURES)). This runs for every question."""
     count = len(earlier)
     spoken_to, _, asked_terms = _facts(utterance.text)
     spoken_to |= {mention.casefold() for mention in utterance.mentions}
@@ -99,38 +96,42 @@ def features(utterance: Utterance, earlier: Sequence[Message]) -> list[tuple[flo
     asker = _names(utterance.sender_name, asker_id)
     facts = [_facts(message.text) for message in earlier]
     names = [_names(message.sender_name, message.sender_id) for message in earlier]
-    speaks_to_asker = [bool(addressed) and not asker.isdisjoint(addressed) for addressed, _, _ in facts]
     partners: set[str] = set()  # whom the asker addressed lately, and who addressed the asker
     if not spoken_to:
-        for message, (addressed, _, _), own, to_asker in zip(earlier, facts, names, speaks_to_asker, strict=True):
-            if addressed and message.sender_id == asker_id:
-                partners |= addressed
-            elif to_asker:
-                partners |= own
-    nothing = [0.0] * count
-    seconds = [(started - message.sent_at).total_seconds() for message in earlier]
-    columns = (
-        [float(message.message_id == reply_to) for message in earlier] if reply_to else nothing,
-        _LOG_DISTANCES[HORIZON - count :] if count <= HORIZON else [math.log1p(distance) for distance in range(count, 0, -1)],
-        [math.log1p(gap / 60) if gap > 0 else 0.0 for gap in seconds],
-        [float(message.sender_id == asker_id) for message in earlier],
-        [float(not own.isdisjoint(spoken_to)) for own in names] if spoken_to else nothing,
-        [float(to_asker) for to_asker in speaks_to_asker],
-        [float(min(3, len(asked_terms & known))) for _, _, known in facts] if asked_terms else nothing,
-        [float(not own.isdisjoint(partners)) for own in names] if partners else nothing,
-        [float(asks) for _, asks, _ in facts],
-    )
-    return list(zip(*columns, strict=True))
+        for message, (addressed, _, _), own in zip(earlier, facts, names, strict=True):
+            if addressed:
+                if message.sender_id == asker_id:
+                    partners |= addressed
+                elif not asker.isdisjoint(addressed):
+                    partners |= own
+    distances = _LOG_DISTANCES[HORIZON - count :] if count <= HORIZON else [math.log1p(distance) for distance in range(count, 0, -1)]
+    rows = []
+    for message, (addressed, asks, known), own, distance in zip(earlier, facts, names, distances, strict=True):
+        gap = (started - message.sent_at).total_seconds()
+        rows.append(
+            (
+                1.0 if message.message_id == reply_to else 0.0,
+                distance,
+                math.log1p(gap / 60) if gap > 0 else 0.0,
+                1.0 if message.sender_id == asker_id else 0.0,
+                0.0 if own.isdisjoint(spoken_to) else 1.0,
+                0.0 if asker.isdisjoint(addressed) else 1.0,
+                min(3.0, len(asked_terms & known)) if known else 0.0,
+                0.0 if own.isdisjoint(partners) else 1.0,
+                1.0 if asks else 0.0,
+            )
+        )
+    return rows
 
 
 def rank(utterance: Utterance, earlier: Sequence[Message]) -> list[int]:
     """Indices of ``earlier`` (oldest first), likeliest antecedent first; of equals the latest."""
     target, distance, minutes, same, addressed, to_asker, shared, before, asks = WEIGHTS
-    scores = [
-        target * a + distance * b + minutes * c + same * d + addressed * e + to_asker * f + shared * g + before * h + asks * i
+    unlikely = [
+        -(target * a + distance * b + minutes * c + same * d + addressed * e + to_asker * f + shared * g + before * h + asks * i)
         for a, b, c, d, e, f, g, h, i in features(utterance, earlier)
     ]
-    return sorted(range(len(earlier)), key=lambda i: (-scores[i], -i))
+    return sorted(range(len(earlier) - 1, -1, -1), key=unlikely.__getitem__)
 
 
 def select(utterance: Utterance, earlier: Sequence[Message], limit: int) -> list[Message]:

@@ -110,7 +110,7 @@ class Merger:
                     other.deadline = None
         conversation.seen_until = max(conversation.seen_until or message.sent_at, message.sent_at)
         closed += self._close(conversation, conversation.seen_until)
-        return sorted(closed, key=lambda u: (u.started_at, u.id))
+        return closed if len(closed) < 2 else sorted(closed, key=lambda u: (u.started_at, u.id))
 
     def _joins(self, mine: _Open, message: Message) -> bool:
         rules, last = self.rules, mine.messages[-1]
@@ -130,7 +130,7 @@ class Merger:
         return item.deadline
 
     def _close(self, conversation: _Conversation, now: datetime) -> list[Utterance]:
-        due = [sender for sender, item in conversation.open.items() if self._deadline(item) < now]
+        due = [sender for sender, item in conversation.open.items() if (item.deadline or self._deadline(item)) < now]
         return sorted((Utterance(tuple(conversation.open.pop(sender).messages)) for sender in due), key=lambda u: (u.started_at, u.id))
 
     def close_due(self, now: datetime) -> list[Utterance]:

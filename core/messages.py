@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class MessageKind(StrEnum):
@@ -26,9 +27,8 @@ class MessageKind(StrEnum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ConversationKey:
-    """One group chat: two platforms may use the same ``chat_id`` for different groups."""
+class ConversationKey(NamedTuple):
+    """One group chat: two platforms may use the same ``chat_id`` for different groups. A tuple, for it is made and looked up several times a message."""
 
     platform: str
     chat_id: str

@@ -23,7 +23,7 @@ from core.logs import configure_logs, secrets_of
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Config file; without it the defaults.")]
-TestOption = Annotated[Path | None, typer.Option("--test", help="Frozen test set; default: [relabel] test_set.")]
+TestOption = Annotated[Path | None, typer.Option("--test", help="Frozen test set; default: \\[relabel] test_set.")]
 LeastOption = Annotated[int | None, typer.Option("--min-test", min=2, help="Labelled questions that a test set must hold; default 100.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")]
 

@@ -31,13 +31,13 @@ from storage.verdicts import SqlVerdicts
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _ALL = 2**31 - 1
 _SHOWN = 20
-_AS_CONFIGURED = "without it that of [relabel], or else the serving gate's."
+_AS_CONFIGURED = "without it that of \\[relabel], or else the serving gate's."
 
 
 @app.command()
 def main(
     config: Annotated[Path | None, typer.Option(help="Config file; without it the defaults.")] = None,
-    since: Annotated[str | None, typer.Option(help="Only questions asked at this time (ISO-8601; without a zone UTC) or later; without it [relabel] days back.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only questions asked at this time (ISO-8601; without a zone UTC) or later; without it \\[relabel] days back.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Judge at most so many questions, the newest first; without it all.")] = None,
     backend: Annotated[str | None, typer.Option(help=f"Back end: auto, llama_cpp, transformers or openai; {_AS_CONFIGURED}")] = None,
     model: Annotated[str | None, typer.Option(help=f"Model: a GGUF file, a folder, or a server's name for it; {_AS_CONFIGURED}")] = None,

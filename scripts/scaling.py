@@ -42,7 +42,7 @@ def main(
     trained: Annotated[list[str] | None, typer.Option(help="NAME of a fully fine-tuned model; those with an adapter are known to be trained.")] = None,
     judge_: Annotated[list[str] | None, typer.Option("--judge", help="NAME of a model whose word counts against a label; default: the bigger half of those that can tell.")] = None,
     prompt: Annotated[str, typer.Option(help="Prompt version for all models; default: the one that belongs to each.")] = "",
-    config: Annotated[Path | None, typer.Option(help="Config file: key, threads and lengths of [gate]; the database of --queue.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Config file: key, threads and lengths of \\[gate]; the database of --queue.")] = None,
     queue: Annotated[bool, typer.Option("--queue", help="Put the suspect labels into the review queue of the database of --config.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N records of each file.")] = None,
     resamples: Annotated[int, typer.Option(min=100, help="Resamples of the bootstrap.")] = RESAMPLES,

@@ -1,17 +1,20 @@
-"""Many rows with one statement, on hot paths: compiled once, bound as tuples.
+"""Many rows with one statement, on hot paths: compiled once, and bound as tuples or as one list.
 
-Twice as fast as executing with dictionaries, where SQLAlchemy works each row's parameters out anew.
+Writing is twice as fast as executing with dictionaries, where SQLAlchemy works each row's parameters out anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Dialect
+
+from storage.engine import stored_among
 
 Statement = sa.Insert | sa.Update
 
@@ -27,6 +30,16 @@ def execute_many(connection: Connection, statement: Statement, rows: Sequence[di
     if converters:
         rows = [{**row, **{name: convert(row[name]) for name, convert in converters}} for row in rows]
     connection.exec_driver_sql(text, [pick(row) for row in rows])
+
+
+MessageKey = tuple[str, str, str]
+"""Platform, chat id, message id: what is unique in the inbox."""
+
+
+def stored_messages(connection: Connection, keys: Iterable[MessageKey], *conditions: sa.ColumnElement[bool]) -> set[MessageKey]:
+    """Those of ``keys`` whose messages are in the inbox and meet ``conditions`` (constants of a module: the statement is compiled once)."""
+    statement = stored_among(connection.dialect.name, *conditions)
+    return {(platform, chat_id, message_id) for platform, chat_id, message_id in connection.execute(statement, {"keys": json.dumps(list(keys))})}
 
 
 @lru_cache(maxsize=64)

@@ -23,6 +23,7 @@ from core.errors import StorageError
 from storage.failures import DATABASE_ERRORS, explain
 from storage.group_commit import GroupCommit
 from storage.migrations import migrate
+from storage.models import messages
 
 Clock = Callable[[], datetime]
 BUSY_TIMEOUT = 10.0
@@ -35,8 +36,8 @@ _DRIVERS = {
     "postgres": "postgresql+asyncpg",
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
-_MIGRATION_LOCK = 0x646F756A6965
-"""Key of the PostgreSQL advisory lock that lets one process migrate at a time: "doujie" in ASCII."""
+_WRITER_LOCK = 0x646F756A6965
+"""Key of the PostgreSQL advisory lock that lets one process write (or migrate) at a time: "doujie" in ASCII."""
 
 
 def utc_now() -> datetime:
@@ -101,8 +102,6 @@ async def open_database(url: str, *, now: Clock = utc_now, busy_timeout: float =
     writer_engine, reader_engine = _engines(address, busy_timeout)
     try:
         async with writer_engine.begin() as connection:
-            if connection.dialect.name == "postgresql":
-                await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             await connection.run_sync(migrate, shown)
     except (StorageError, *DATABASE_ERRORS) as error:
         await reader_engine.dispose()
@@ -124,6 +123,24 @@ def upsert(dialect: str, table: sa.Table, keys: list[str], update: list[str], *,
     insert = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
     grows = insert.excluded[only_higher] > table.c[only_higher] if only_higher else None
     return insert.on_conflict_do_update(index_elements=keys, set_={name: insert.excluded[name] for name in update}, where=grows)
+
+
+@cache
+def stored_among(dialect: str, *conditions: sa.ColumnElement[bool]) -> sa.Select[str, str, str]:
+    """Which messages of a list are stored (and meet ``conditions``): rows (platform, chat id, message id) that may repeat.
+
+    The list is bound as ``keys``, a JSON array of such triples: one statement for any number of conversations, compiled once.
+    """
+    keys = sa.bindparam("keys", type_=sa.Text())
+    if dialect == "postgresql":
+        wanted: Any = sa.func.jsonb_array_elements(sa.cast(keys, postgresql.JSONB)).table_valued("value").alias("wanted")
+        parts = [wanted.c.value.op("->>")(sa.literal_column(str(index))) for index in range(3)]
+    else:
+        wanted = sa.func.json_each(keys).table_valued("value").alias("wanted")
+        parts = [sa.func.json_extract(wanted.c.value, sa.literal_column(f"'$[{index}]'")) for index in range(3)]
+    columns = (messages.c.platform, messages.c.chat_id, messages.c.message_id)
+    here = [column == part for column, part in zip(columns, parts, strict=True)]
+    return sa.select(*columns).select_from(wanted.join(messages, sa.and_(*here))).where(*conditions)
 
 
 def _address(url: str) -> URL:
@@ -176,6 +193,7 @@ def _engines(address: URL, busy_timeout: float) -> tuple[AsyncEngine, AsyncEngin
             event.listen(reader.sync_engine, "connect", partial(_set_up_sqlite, query_only=True))
         else:
             writer = create_async_engine(address, pool_size=1, max_overflow=0, pool_pre_ping=True, **common)
+            event.listen(writer.sync_engine, "begin", _begin_alone)
             reader = create_async_engine(address, pool_size=4, isolation_level="AUTOCOMMIT", pool_pre_ping=True, **common)
     except ImportError as error:
         raise _misconfigured(address.render_as_string(hide_password=True), f"the driver is not installed ({error.name})", "Install it: pip install 'doujie[postgres]'") from error
@@ -202,6 +220,11 @@ def _set_up_sqlite(connection: Any, _record: object, *, query_only: bool) -> Non
 def _begin_immediate(connection: Connection) -> None:
     """Take the write lock at once: a transaction that reads first and writes later could find the database changed in between and would fail without waiting."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _begin_alone(connection: Connection) -> None:
+    """What BEGIN IMMEDIATE does in SQLite: one process writes at a time, so what a transaction has read holds until it ends."""
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITER_LOCK)))
 
 
 SQLITE_VERSION_NEEDED = (3, 35, 0)

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 from core.messages import ConversationKey, Message, MessageKind, Recall
 from core.ports import Unmerged
 from core.text import clean_text
+from storage.bulk import execute_many, stored_messages
 from storage.engine import Database, insert_new, upsert
 from storage.erasure import recall_message
 from storage.models import chats, members, messages
@@ -130,8 +131,8 @@ class SqlInbox:
         if not fresh:
             return [[] for _ in batches]
         _note_chats(connection, fresh.values(), now)
-        statement = insert_new(dialect, messages).returning(messages.c.platform, messages.c.chat_id, messages.c.message_id)
-        new = {tuple(row) for row in connection.execute(statement, [_row(message, now) for message in fresh.values()])}
+        new = fresh.keys() - stored_messages(connection, fresh)  # nobody else writes meanwhile: this transaction holds the lock
+        execute_many(connection, insert_new(dialect, messages), [_row(fresh[key], now) for key in fresh if key in new])
         answers: list[list[Message]] = []
         for batch in batches:
             answers.append([])

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Row
 
 from core.delivery import REPLY_PREFIX
 from core.messages import ContextLine, ConversationKey, Question, RefusalReason, Resolution, Utterance, Verdict
-from storage.bulk import execute_many
+from storage.bulk import execute_many, stored_messages
 from storage.engine import Database, insert_new
 from storage.labels import Label, consensus_of
 from storage.models import labels, messages, questions, replies, rewrites, verdicts
@@ -20,6 +20,7 @@ from storage.models import labels, messages, questions, replies, rewrites, verdi
 _UNJUDGED, _UNRESOLVED, _DONE = "unjudged", "unresolved", "done"
 _PAGE = 500
 _CHUNK = 500
+_STANDING = messages.c.recalled_at.is_(None)
 
 _MERGE = (
     sa.update(messages)
@@ -196,27 +197,14 @@ def _storable(connection: Connection, asked: Sequence[Question], now: datetime) 
     wanted: dict[ConversationKey, set[str]] = {}
     for question in asked:
         wanted.setdefault(question.conversation, set()).update(question.message_ids, (line.message_id for line in question.context if line.message_id))
-    alive = {conversation: _alive(connection, conversation, ids) for conversation, ids in wanted.items()}
+    standing = stored_messages(connection, [(key.platform, key.chat_id, message_id) for key, ids in wanted.items() for message_id in ids], _STANDING)
     rows = []
     for question in asked:
-        here = alive[question.conversation]
-        if here.issuperset(question.message_ids):
-            rows.append(_question_row(question, [line for line in question.context if not line.message_id or line.message_id in here], now))
+        platform, chat_id = question.conversation.platform, question.conversation.chat_id
+        if standing.issuperset((platform, chat_id, message_id) for message_id in question.message_ids):
+            context = [line for line in question.context if not line.message_id or (platform, chat_id, line.message_id) in standing]
+            rows.append(_question_row(question, context, now))
     return rows
-
-
-def _alive(connection: Connection, conversation: ConversationKey, ids: set[str]) -> set[str]:
-    found: set[str] = set()
-    wanted = list(ids)
-    for start in range(0, len(wanted), _CHUNK):
-        statement = sa.select(messages.c.message_id).where(
-            messages.c.platform == conversation.platform,
-            messages.c.chat_id == conversation.chat_id,
-            messages.c.message_id.in_(wanted[start : start + _CHUNK]),
-            messages.c.recalled_at.is_(None),
-        )
-        found.update(connection.scalars(statement))
-    return found
 
 
 def _present(connection: Connection, ids: Sequence[str]) -> set[str]:

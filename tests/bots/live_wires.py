@@ -187,6 +187,15 @@ def rows(config: Path, sql: str) -> list[tuple[Any, ...]]:
         return []
 
 
+def locks(other: sqlite3.Connection) -> bool:
+    """Whether another process now holds the write lock. It never waits: that would hold up the very bot that has to let go."""
+    try:
+        other.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        return False
+    return True
+
+
 def stored(config: Path, platform: str) -> list[str]:
     """Ids of the stored messages of a platform, as often as they are stored."""
     return [row[0] for row in rows(config, f"SELECT message_id FROM messages WHERE platform = '{platform}'")]

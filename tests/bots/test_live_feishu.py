@@ -32,6 +32,7 @@ from tests.bots.live_wires import (
     line,
     listens,
     living,
+    locks,
     rows,
     stored,
     system_clock,
@@ -175,8 +176,8 @@ async def test_a_late_acknowledgement_makes_the_platform_push_again_after_15_sec
         wire = FeishuWire(feishu, clock.now)
         async with living(config, ["feishu"], clock) as until:
             await until(lambda: feishu.connected)
-            with closing(sqlite3.connect(tmp_path / "bot.db", isolation_level=None)) as other:
-                other.execute("BEGIN IMMEDIATE")  # a slow disk: nothing can be stored
+            with closing(sqlite3.connect(tmp_path / "bot.db", isolation_level=None, timeout=0.0)) as other:
+                await until(lambda: locks(other))  # a slow disk: nothing can be stored
                 await wire.say("m0", *reversed(line(5)))
                 await until(lambda: feishu.pushes["m0#0"] == 2, tick=lambda: clock.leap(0.5))
                 assert feishu.acknowledged == []
