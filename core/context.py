@@ -105,7 +105,7 @@ def features(utterance: Utterance, earlier: Sequence[Message]) -> list[tuple[flo
                 elif not asker.isdisjoint(addressed):
                     partners |= own
     distances = _LOG_DISTANCES[HORIZON - count :] if count <= HORIZON else [math.log1p(distance) for distance in range(count, 0, -1)]
-    rows = []
+    rows: list[tuple[float, ...]] = []
     for message, (addressed, asks, known), own, distance in zip(earlier, facts, names, distances, strict=True):
         gap = (started - message.sent_at).total_seconds()
         rows.append(

@@ -203,8 +203,7 @@ async def _due_repeat(connection: AsyncConnection, labeller: str, avoid: Collect
         return None
     repeated = sa.select(label_repeats.c.question_id, label_repeats.c.created_at).where(label_repeats.c.labeller == labeller)
     past: dict[str, datetime] = {row.question_id: row.created_at for row in await connection.execute(repeated)}
-    recent: dict[str, datetime] = {row.question_id: row.created_at for row in rows[: REPEAT_EVERY - 1]}
-    if any(past.get(question_id) == created_at for question_id, created_at in recent.items()):
+    if any(past.get(row.question_id) == row.created_at for row in rows[: REPEAT_EVERY - 1]):
         return None
     fresh_in_mind = {row.question_id for row in rows[:REPEAT_DISTANCE]}
     candidates: list[str] = list(dict.fromkeys(row.question_id for row in rows[REPEAT_DISTANCE:] if row.question_id not in past and row.question_id not in fresh_in_mind))

@@ -76,12 +76,14 @@ async def test_a_suspect_label_comes_back_to_the_one_who_gave_it(database: Datab
     assert await next_of(database) is None
 
 
-async def test_one_answer_in_twenty_is_a_second_look_at_something_not_fresh_in_mind(database: Database) -> None:
+@pytest.mark.parametrize("pace", [0, 5])
+async def test_one_answer_in_twenty_is_a_second_look_at_something_not_fresh_in_mind(database: Database, clock: StillClock, pace: float) -> None:
     await record(database, 100)
     shown: list[tuple[str, Source]] = []
     while (item := await SqlLabelling(database).next_item("anna")) is not None and len(shown) < 100:
         shown.append((item.logged.question.id, item.source))
         await answer(database, item)
+        clock.forward(seconds=pace)
     places = [place for place, (_, source) in enumerate(shown) if source is Source.REPEAT]
     assert places == [REPEAT_EVERY - 1 + REPEAT_EVERY * n for n in range(5)]
     seen = [question for question, _ in shown]
