@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from bots.retraining import check_of, retrain
 from core.config import Config, load_config
 from core.errors import DoujieError
 from core.gates.factory import open_models
 from core.gates.machine import describe_machine
 from core.logs import configure_logs, secrets_of
+from core.relabel import open_relabel_models, uses_serving_gate
 from storage.engine import open_database
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="INI file; see config.example.ini. Without it the defaults and DOUJIE_* variables hold.")]
@@ -46,23 +48,45 @@ def read_config(path: Path | None, **overrides: dict[str, Any]) -> Config:
 
 
 async def check_spine(config: Config) -> bool:
-    """Check what every bot needs: config, database, models. Prints a line for each; True when all is well."""
+    """Check what every bot needs: config, database, models, and what its periodic jobs need. Prints a line for each; True when all is well."""
     print(f"ok    config: {config.source}")
+    checks: list[Callable[[Config], Awaitable[list[str]]]] = [_check_database, _check_machine, _check_models]
+    if config.relabel.enabled and not uses_serving_gate(config):
+        checks.append(_check_relabelling)
+    if config.relabel.cycle_cron:
+        checks.append(_check_retraining)
     fine = True
-    try:
-        database = await open_database(config.storage.url)
-        await database.close()
-        print(f"ok    database: {database.url}")
-    except DoujieError as error:
-        fine = False
-        print(f"FAIL  {error}")
-    print(f"ok    machine: {describe_machine()}")
-    try:
-        models = await open_models(config)
-        for note in models.notes or ["gate: none; questions are stored unjudged"]:
-            print(f"ok    {note}")
-        await models.close()
-    except DoujieError as error:
-        fine = False
-        print(f"FAIL  {error}")
+    for check in checks:
+        try:
+            for line in await check(config):
+                print(f"ok    {line}")
+        except DoujieError as error:
+            fine = False
+            print(f"FAIL  {error}")
     return fine
+
+
+async def _check_database(config: Config) -> list[str]:
+    database = await open_database(config.storage.url)
+    await database.close()
+    return [f"database: {database.url}"]
+
+
+async def _check_machine(_config: Config) -> list[str]:
+    return [f"machine: {describe_machine()}"]
+
+
+async def _check_models(config: Config) -> list[str]:
+    models = await open_models(config)
+    await models.close()
+    return models.notes or ["gate: none; questions are stored unjudged"]
+
+
+async def _check_relabelling(config: Config) -> list[str]:
+    models = await open_relabel_models(config)
+    await models.close()
+    return [f"judging again: {note}" for note in models.notes]
+
+
+async def _check_retraining(config: Config) -> list[str]:
+    return [await retrain(config, check_of(config))]

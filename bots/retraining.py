@@ -17,14 +17,23 @@ _LONGEST_LINE = 400
 
 def command_of(config: Config) -> list[str]:
     """What is started: the same config, by file and environment."""
+    return [*_cycle(config), "run", "--low-priority"]
+
+
+def check_of(config: Config) -> list[str]:
+    """Tells what a turn would need, without one."""
+    return [*_cycle(config), "check"]
+
+
+def _cycle(config: Config) -> list[str]:
     chosen = ["--config", config.source] if Path(config.source).is_file() else []
-    return [sys.executable, "-m", "scripts.cycle", *chosen, "run", "--low-priority"]
+    return [sys.executable, "-m", "scripts.cycle", *chosen]
 
 
 async def retrain(config: Config, command: Sequence[str] | None = None) -> str:
     """One turn of the loop. Returns its outcome in a line.
 
-    :param command: what to run instead of :func:`command_of`. :raises DoujieError: when it fails, with the last line that it wrote.
+    :param command: what to run instead of :func:`command_of`, such as :func:`check_of`. :raises DoujieError: when it fails, with the last line that it wrote.
     """
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*(command or command_of(config)), stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe)

@@ -242,11 +242,25 @@ def sigmoid(value: float) -> float:
     return grown / (1 + grown)
 
 
-def expected_calibration_error(probabilities: Sequence[float], labels: Sequence[bool], bins: int = 10) -> float:
-    """Mean over equal-width bins, weighted by their size, of |mean probability - share of positives| (Naeini et al. 2015)."""
-    total, error = len(labels), 0.0
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """Items whose probabilities lie in one of equally wide bins: how many, their mean probability, and the share of them that is positive."""
+
+    count: int
+    probability: float
+    share: float
+
+
+def reliability(probabilities: Sequence[float], labels: Sequence[bool], bins: int = 10) -> list[ReliabilityBin]:
+    """The bins that hold something, in order: a reliability diagram (Niculescu-Mizil and Caruana 2005) as numbers."""
+    found = []
     for index in range(bins):
         inside = [(p, y) for p, y in zip(probabilities, labels, strict=True) if min(int(p * bins), bins - 1) == index]
         if inside:
-            error += abs(sum(p for p, _ in inside) - sum(y for _, y in inside)) / total
-    return error
+            found.append(ReliabilityBin(len(inside), sum(p for p, _ in inside) / len(inside), sum(y for _, y in inside) / len(inside)))
+    return found
+
+
+def expected_calibration_error(probabilities: Sequence[float], labels: Sequence[bool], bins: int = 10) -> float:
+    """Mean over equal-width bins, weighted by their size, of |mean probability - share of positives| (Naeini et al. 2015)."""
+    return sum(found.count * abs(found.probability - found.share) for found in reliability(probabilities, labels, bins)) / max(1, len(labels))

@@ -1,4 +1,4 @@
-"""``python -m scripts.cycle run|promote|rollback|status``: retrain the gate from the labels, and let the new one serve when it is better; go back with one command."""
+"""``python -m scripts.cycle run|promote|rollback|status|check``: retrain the gate from the labels, and let the new one serve when it is better; go back with one command."""
 
 from __future__ import annotations
 
@@ -106,6 +106,16 @@ def rollback(context: typer.Context, config: ConfigOption = None) -> None:
         with registry.locked():
             before, now = registry.current(), registry.rollback()
         typer.echo(f"version {before.version} is taken back, {_name(now.version)} serves; running bots take it over within seconds.")
+
+
+@app.command()
+def check(context: typer.Context, config: ConfigOption = None) -> None:
+    """Whether a turn could run: what it would use, or what is missing."""
+    with _errors():
+        _need_training()
+        from scripts.retraining.cycle import CycleSettings, what_a_turn_needs
+
+        typer.echo(what_a_turn_needs(_config(config or context.obj), CycleSettings()))
 
 
 @app.command()

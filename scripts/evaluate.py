@@ -35,6 +35,7 @@ def main(
     resolver_adapter: Annotated[str | None, typer.Option(help="Adapter of the resolver.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N records of each file.")] = None,
     json_: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Draw reliability diagram and acceptance curve into this folder.")] = None,
 ) -> None:
     """Measure on labelled files. Tables go to stdout, progress to stderr."""
     try:
@@ -45,6 +46,11 @@ def main(
         results = asyncio.run(_evaluate(jobs, settings))
         if json_ is not None:
             _write(json_, jobs, results)
+        if plots is not None:
+            from scripts.evaluation.plots import draw
+
+            for picture in draw([job.data.path.stem for job in jobs], results, plots):
+                typer.echo(f"plot: {picture}")
     except DoujieError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_code) from None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from core.head import expected_calibration_error, reliability
 from core.ports import Gate
 from scripts.evaluation.forms import GateRecord
-from scripts.evaluation.metrics import Confusion, auc, expected_calibration_error
+from scripts.evaluation.metrics import Confusion, auc
 from scripts.evaluation.results import Advance, Result
 
 _BATCH = 16
@@ -48,7 +49,7 @@ async def evaluate_gate(records: Sequence[GateRecord], gate: Gate, advance: Adva
         **Confusion.of(truth, predicted).as_dict(),
         "auc": auc(truth, probabilities),
         "threshold": verdicts[0].threshold if verdicts else None,
-        "calibration_error": expected_calibration_error(truth, probabilities),
+        "calibration_error": expected_calibration_error(probabilities, truth),
     }
     stages = sorted({verdict.stage for verdict in verdicts})
     details = {
@@ -61,4 +62,5 @@ async def evaluate_gate(records: Sequence[GateRecord], gate: Gate, advance: Adva
     notes = [f"{len(left_out)} items labelled not_question are left out"] if left_out else []
     if len(set(truth)) < 2:
         notes.append("all items have the same label: there is no AUC")
-    return Result("gate", len(scored), metrics, trivial_baselines(truth, [record.question for record in scored]), details=details, notes=tuple(notes))
+    baselines = trivial_baselines(truth, [record.question for record in scored])
+    return Result("gate", len(scored), metrics, baselines, details=details, notes=tuple(notes), reliability=reliability(probabilities, truth))

@@ -52,15 +52,6 @@ def auc(truth: Sequence[bool], scores: Sequence[float]) -> float | None:
     return float(weighted_auc(labels, np.array(scores, dtype=np.float64), whole_set(len(labels)))[0])
 
 
-def expected_calibration_error(truth: Sequence[bool], probabilities: Sequence[float], bins: int = 10) -> float:
-    """Mean distance between probability and observed share over equally wide bins, weighted by their size (Guo et al., ICML 2017)."""
-    total = 0.0
-    for number in range(bins):
-        inside = [(t, p) for t, p in zip(truth, probabilities, strict=True) if min(int(p * bins), bins - 1) == number]
-        total += abs(sum(t for t, _ in inside) - sum(p for _, p in inside))
-    return total / len(truth) if truth else 0.0
-
-
 def is_chinese(text: str, lang: str = "") -> bool:
     """By the record's own ``lang``, else by whether there is a Chinese character."""
     return lang.startswith("zh") if lang else bool(_HAN.search(text))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from core.head import ReliabilityBin
 from core.ports import Gate, Resolver
 
 #: Called with the number of finished steps since the last call.
@@ -27,6 +28,7 @@ class Result:
     """Figures of one task on one file. ``n``: items scored. ``metrics`` are the fixed ones; the rest stands beside them in the JSON.
 
     ``baselines``: name -> metrics of something trivial on the same items. ``breakdown``: grouping -> group -> metrics. ``curve``: points as a threshold moves.
+    ``reliability``: how far the gate's probabilities can be taken at their word.
     """
 
     task: str
@@ -37,12 +39,15 @@ class Result:
     curve: list[dict[str, float | int]] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    reliability: list[ReliabilityBin] = field(default_factory=list)
 
     def as_dict(self, file: str) -> dict[str, Any]:
         record: dict[str, Any] = {"file": file, "n": self.n, "task": self.task, "metrics": self.metrics}
         for name in ("baselines", "breakdown", "curve", "details"):
             if getattr(self, name):
                 record[name] = getattr(self, name)
+        if self.reliability:
+            record["reliability"] = [asdict(found) for found in self.reliability]
         if self.notes:
             record["notes"] = list(self.notes)
         return record

@@ -113,6 +113,13 @@ def frozen_items(config: Config, settings: CycleSettings) -> tuple[Path, list[It
     return path, read_test_set(path, settings.least_test_items)
 
 
+def what_a_turn_needs(config: Config, settings: CycleSettings) -> str:
+    """What a turn would use, in a line. Raises ConfigError or InputError for what it could not do without."""
+    registry, base = registry_of(config), _base(config)
+    path, items = frozen_items(config, settings)
+    return f"retraining: {base.name}, {len(items)} questions of {path} decide, versions in {registry.folder}"
+
+
 async def run_cycle(config: Config, settings: CycleSettings | None = None, on_step: OnStep = lambda step, done, total: None) -> CycleReport:
     """One whole turn. Training works in a thread; call it in a process of its own, at low priority, when a bot lives on this machine.
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from core.head import EncoderHead, Floats, GateCalibration, HeadWeights, Logistic, expected_calibration_error, ngram_indices, sigmoid, surface_features
+from core.head import EncoderHead, Floats, GateCalibration, HeadWeights, Logistic, ReliabilityBin, expected_calibration_error, ngram_indices, reliability, sigmoid, surface_features
 from core.messages import ConversationKey, Question
 
 SURFACE = len(surface_features("x"))
@@ -121,6 +121,8 @@ def test_a_broken_calibration_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_calibration_error_of_known_cases() -> None:
+    assert expected_calibration_error([0.5] * 100, [True, False] * 50) == pytest.approx(0)
+    assert expected_calibration_error([], []) == 0
     assert expected_calibration_error([0.0, 1.0], [False, True]) == 0
     assert expected_calibration_error([0.75] * 4, [True, True, True, False]) == pytest.approx(0)
     assert expected_calibration_error([0.9, 0.9], [False, False]) == pytest.approx(0.9)
@@ -129,3 +131,9 @@ def test_calibration_error_of_known_cases() -> None:
 def test_sigmoid_has_no_overflow() -> None:
     assert sigmoid(-1000) == 0
     assert sigmoid(1000) == 1
+
+
+def test_reliability_is_told_bin_by_bin_and_empty_bins_are_left_out() -> None:
+    low, high = reliability([0.92, 0.98, 1.0, 0.12], [True, True, False, False])
+    assert low == ReliabilityBin(1, 0.12, 0.0)
+    assert (high.count, high.probability, high.share) == (3, pytest.approx(2.9 / 3), pytest.approx(2 / 3))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.evaluation.metrics import Confusion, auc, bleu4, expected_calibration_error, rouge_l, same_text, tokens
+from scripts.evaluation.metrics import Confusion, auc, bleu4, rouge_l, same_text, tokens
 
 
 def test_confusion_of_nothing_found_is_zero_and_not_an_error() -> None:
@@ -13,11 +13,6 @@ def test_confusion_of_nothing_found_is_zero_and_not_an_error() -> None:
 def test_auc_needs_both_labels() -> None:
     assert auc([True, True], [0.1, 0.2]) is None
     assert auc([True, False], [0.9, 0.1]) == 1.0
-
-
-def test_calibration_error_is_zero_for_honest_probabilities_and_large_for_boasting() -> None:
-    assert expected_calibration_error([True, False] * 50, [0.5] * 100) == pytest.approx(0.0)
-    assert expected_calibration_error([False] * 100, [1.0] * 100) == pytest.approx(1.0)
 
 
 def test_chinese_is_scored_by_character_and_english_by_word() -> None:

@@ -1,0 +1,36 @@
+"""``--check``: what the periodic jobs would use, or miss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bots.commandline import check_spine
+from core.config import load_config
+
+
+async def checked(folder: Path, capsys: pytest.CaptureFixture[str], **relabel: object) -> tuple[bool, list[str]]:
+    path = folder / "config.ini"
+    lines = "".join(f"{key} = {value}\n" for key, value in relabel.items())
+    path.write_text(f"[gate]\nbackend = none\n[storage]\nurl = sqlite:///{folder}/d.db\n[relabel]\n{lines}", encoding="utf-8")
+    fine = await check_spine(load_config(path, {}))
+    return fine, [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")]
+
+
+async def test_a_gate_that_is_to_judge_again_is_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fine, failures = await checked(tmp_path, capsys, enabled="yes", backend="llama_cpp", model=f"{tmp_path}/none.gguf")
+    assert not fine
+    assert len(failures) == 1
+    assert "[relabel] model" in failures[0]
+
+
+async def test_retraining_without_a_test_set_is_told_before_its_first_night(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fine, failures = await checked(tmp_path, capsys, cycle_cron="0 4 * * 0", registry=tmp_path / "models")
+    assert not fine
+    assert len(failures) == 1
+    assert "[gate] backend" in failures[0]
+
+
+async def test_what_is_switched_off_is_not_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await checked(tmp_path, capsys, model=f"{tmp_path}/none.gguf") == (True, [])
