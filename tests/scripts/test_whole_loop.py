@@ -16,18 +16,35 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, expect
 
+from scripts.training.data import load_samples
 from tests.adapters.manual_clock import eventually
 from tests.adapters.web.chromium import TIMEOUT_MS, open_chromium, press, require_chromium, shown_question
 from tests.bots.live_wires import free_port
 from tests.bots.test_live_gateways import GROUP, SECRET, Phone
 from tests.bots.warm import PATIENCE
-from tests.scripts.test_cycle_smoke import ROOT, write_labels
 
 pytestmark = pytest.mark.train
 
+ROOT = Path(__file__).parents[2]
 LABELLED = 30
 COMMAND_SECONDS = 1800.0
 JUDGED = "questions q LEFT JOIN verdicts v ON v.question_id = q.id"
+
+
+def write_labels(folder: Path) -> tuple[Path, Path]:
+    """200 labelled questions of the example windows to learn from, and 100 others as the test set, half of them in need of resolution."""
+    samples = load_samples([ROOT / "examples" / "windows" / "base.jsonl"])
+    seen: set[str] = set()
+    by_label: dict[str, list[dict[str, Any]]] = {"yes": [], "no": []}
+    for sample in samples:
+        if sample.label in by_label and sample.question not in seen:
+            seen.add(sample.question)
+            lines = [{"sender": line.sender, "text": line.text} for line in sample.context]
+            by_label[sample.label].append({"id": sample.id, "sender": sample.sender, "question": sample.question, "context": lines, "label": sample.label})
+    mixed = [record for pair in zip(by_label["yes"], by_label["no"], strict=False) for record in pair]
+    for name, part in (("labels", mixed[:200]), ("test", mixed[200:300])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in part), encoding="utf-8")
+    return folder / "labels.jsonl", folder / "test.jsonl"
 
 
 async def run(module: str, *arguments: object) -> str:
@@ -96,9 +113,9 @@ async def test_from_an_empty_database_to_a_bot_that_judges_with_what_was_labelle
     assert rows(database, "SELECT count(*) FROM verdicts")[0][0] > LABELLED
 
     async with running(tmp_path / "label.log", "scripts.label", "--config", config):
-        printed = await eventually_printed(tmp_path / "label.log", r"http://\S+")
+        address = await eventually_printed(tmp_path / "label.log", r"http://\S+")
         async with open_chromium() as chromium:
-            await label(await chromium.new_page(), printed)
+            await label(await chromium.new_page(), address)
     assert rows(database, "SELECT count(DISTINCT question_id) FROM labels")[0][0] == LABELLED - 1  # one in twenty is a second look
 
     snapshot = Path((await run("scripts.snapshot", "--config", config, "--out", tmp_path / "snapshots")).strip().splitlines()[-1])
@@ -120,14 +137,20 @@ async def test_from_an_empty_database_to_a_bot_that_judges_with_what_was_labelle
 
         before = await ask()
         assert "0001" not in str(before)
-        turn = await run("scripts.cycle", "--config", config, "run", "--snapshot", snapshot, "--data", more, "--preset", "smoke", "--max-steps", "10")
-        if json.loads(turn.splitlines()[-1])["decision"] != "promoted":  # ten steps are no match for the shipped adapter, and the turn says so
+        printed = await run("scripts.cycle", "--config", config, "run", "--snapshot", snapshot, "--data", more, "--preset", "smoke", "--max-steps", "10")
+        turn = json.loads(printed.splitlines()[-1])
+        assert (turn["version"], turn["trial"]["items"]) == (1, 100)
+        if turn["decision"] != "promoted":  # ten steps are no match for the shipped adapter, and the turn says so
             await run("scripts.cycle", "--config", config, "promote", "1", "--force")
         async with asyncio.timeout(PATIENCE):
             while "0001" not in str(await ask()):
                 pass
-        assert "0001" in await run("scripts.cycle", "--config", config, "status")
-    judged = rows(database, f"SELECT q.text, count(v.id) FROM {JUDGED} WHERE q.platform = 'wechat' GROUP BY q.id ORDER BY q.asked_at")
+        assert "serves 0001" in await run("scripts.cycle", "--config", config, "status")
+        await run("scripts.cycle", "--config", config, "rollback")
+        async with asyncio.timeout(PATIENCE):
+            while "0001" in str(await ask()):
+                pass
+    judged = rows(database, f"SELECT q.text, count(v.id) FROM {JUDGED} WHERE q.chat_id = '{GROUP}' GROUP BY q.id ORDER BY q.asked_at")
     assert [(text, 1) for text in asked] == judged  # none lost by the change, none judged twice
 
 

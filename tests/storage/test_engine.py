@@ -27,6 +27,8 @@ from storage.models import metadata
 from storage.questions import SqlQuestionLog
 from tests.storage.samples import ask, message
 
+pytestmark = pytest.mark.sqlite  # files, locks and rights
+
 ROOT = Path(__file__).parents[2]
 WAIT = 120.0
 """Seconds for a process of a test: a busy machine may need many."""

@@ -16,7 +16,7 @@ table = sa.Table("t", sa.MetaData(), sa.Column("n", sa.Integer, primary_key=True
 
 @pytest.fixture
 async def engine(url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(url.replace("sqlite:", "sqlite+aiosqlite:"))
+    engine = create_async_engine(url.replace("sqlite:", "sqlite+aiosqlite:").replace("postgresql:", "postgresql+asyncpg:"))
     async with engine.begin() as connection:
         await connection.run_sync(table.metadata.create_all)
     yield engine

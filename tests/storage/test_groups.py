@@ -4,6 +4,8 @@ import sqlite3
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from core.groups import GroupState, PastReply, ReplyMode
 from core.messages import ConversationKey
 from core.ports import OutgoingReply
@@ -36,6 +38,7 @@ async def test_replies_of_the_last_hour_without_notices_commands_and_refused_one
     assert await groups.replies_since(START) == [PastReply(GROUP, "u1", START + timedelta(minutes=1))] * 2
 
 
+@pytest.mark.sqlite
 async def test_a_database_of_the_first_version_is_brought_up_to_date(database: Database, path: Path, url: str) -> None:
     await SqlInbox(database).add([message(1)])
     await database.close()

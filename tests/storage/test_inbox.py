@@ -98,6 +98,7 @@ async def test_the_name_of_a_group_follows_its_newest_message(inbox: SqlInbox) -
     assert await inbox.chats() == {GROUP: "新名字"}
 
 
+@pytest.mark.sqlite
 async def test_recall_erases_the_text_everywhere_even_from_the_file(inbox: SqlInbox, log: SqlQuestionLog, database: Database, path: Path) -> None:
     secret = message(1, "我们用 mmpose-secret 吧")
     other = message(2, "怎么把它部署到 TX2？", sender="u2")

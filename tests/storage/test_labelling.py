@@ -223,6 +223,7 @@ async def test_in_a_log_of_100_000_questions_the_next_one_is_found_by_indexes_al
     await database.close()
 
 
+@pytest.mark.sqlite
 async def test_what_nobody_has_labelled_is_read_from_two_indexes(database: Database) -> None:
     plan = await plan_of(database, newest_unlabelled(3))
     assert "SCAN questions USING COVERING INDEX ix_questions_asked" in plan

@@ -44,6 +44,7 @@ async def lived_in(database: Database) -> Database:
     return database
 
 
+@pytest.mark.sqlite
 async def test_forget_leaves_no_trace_in_tables_or_file(lived_in: Database, path: Path) -> None:
     assert b"zebrafish" in bytes_on_disk(path)
     assert await SqlMembers(lived_in).forget("feishu", "u-gone") == 2

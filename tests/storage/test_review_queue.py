@@ -66,6 +66,7 @@ async def test_removing(queue: SqlReviewQueue) -> None:
     assert await queue.size() == 3
 
 
+@pytest.mark.sqlite
 async def test_an_entry_goes_with_its_question(queue: SqlReviewQueue, database: Database, clock: StillClock, path: Path) -> None:
     await queue.put([item(number, number, QueueReason.NEW_WORDS, f"quokka{number}") for number in range(5)])
     assert b"quokka1" in bytes_on_disk(path)
@@ -88,6 +89,7 @@ async def test_two_processes_queue_into_one_file(queue: SqlReviewQueue, url: str
     await other_database.close()
 
 
+@pytest.mark.sqlite
 async def test_the_next_item_of_100_000_comes_from_an_index_in_time(database: Database, path: Path) -> None:
     with sqlite3.connect(path) as raw:
         ids = [f"feishu:g1:q{number}" for number in range(100_000)]
