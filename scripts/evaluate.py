@@ -33,13 +33,14 @@ def main(
     resolver_backend: Annotated[str | None, typer.Option(help="Back end of the resolver.")] = None,
     resolver_model: Annotated[str | None, typer.Option(help="Model of the resolver.")] = None,
     resolver_adapter: Annotated[str | None, typer.Option(help="Adapter of the resolver.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only these tasks of what the files hold, such as gate or rewrite; may be given several times.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N records of each file.")] = None,
     json_: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     plots: Annotated[Path | None, typer.Option(help="Draw reliability diagram and acceptance curve into this folder.")] = None,
 ) -> None:
     """Measure on labelled files. Tables go to stdout, progress to stderr."""
     try:
-        jobs = [job for path in files for job in jobs_of(read_file(path, limit))]
+        jobs = _wanted([job for path in files for job in jobs_of(read_file(path, limit))], task or ())
         given = {"backend": backend, "model": model, "adapter": adapter}
         given_resolver = {"backend": resolver_backend, "model": resolver_model, "adapter": resolver_adapter}
         settings = load_config(config, **_overrides(jobs, given, given_resolver))
@@ -54,6 +55,15 @@ def main(
     except DoujieError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_code) from None
+
+
+def _wanted(jobs: Sequence[Job], tasks: Sequence[str]) -> list[Job]:
+    """The jobs of these tasks; all without any. Raises InputError for a task that no file holds."""
+    there = list(dict.fromkeys(job.task for job in jobs))
+    for task in tasks:
+        if task not in there:
+            raise InputError("--task", f"no file measures {task!r}", f"These files measure: {', '.join(there)}.")
+    return [job for job in jobs if not tasks or job.task in tasks]
 
 
 def _overrides(jobs: Sequence[Job], given: Mapping[str, str | None], given_resolver: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:

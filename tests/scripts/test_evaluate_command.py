@@ -28,6 +28,16 @@ def test_files_of_several_forms_in_one_run(tmp_path: Path) -> None:
     assert {"recall_at_5", "recall_at_11"} <= document["files"][1]["metrics"].keys()
 
 
+def test_only_the_tasks_that_are_asked_for(tmp_path: Path) -> None:
+    files = [write(tmp_path / "merge.jsonl", *MERGE), write(tmp_path / "questions.jsonl", *QUESTIONS)]
+    run = CliRunner().invoke(app, [*map(str, files), "--task", "question", "--json", str(tmp_path / "figures.json")])
+    assert run.exit_code == 0, run.output
+    assert [entry["task"] for entry in json.loads((tmp_path / "figures.json").read_text())["files"]] == ["question"]
+    run = CliRunner().invoke(app, [*map(str, files), "--task", "gate"])
+    assert run.exit_code == 2
+    assert "These files measure: merge, question." in run.stderr
+
+
 @pytest.mark.parametrize("arguments", [["{folder}/none.jsonl"], ["{folder}/merge.jsonl", "--config", "{folder}/none.ini"], ["{folder}/merge.jsonl", "--backend", "abacus"]])
 def test_an_error_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str]) -> None:
     write(tmp_path / "merge.jsonl", *MERGE)

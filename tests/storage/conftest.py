@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -39,7 +40,10 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], 
     pgserver = pytest.importorskip("pgserver", reason="pgserver is not installed: no PostgreSQL to test with")
     pytest.importorskip("asyncpg", reason="asyncpg is not installed: pip install 'doujie[postgres]'")
     folder = tmp_path_factory.mktemp("pg")
-    server = pgserver.get_server(folder, cleanup_mode=None)
+    try:
+        server = pgserver.get_server(folder, cleanup_mode=None)
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"PostgreSQL does not start on this machine: {error}")
     numbers = itertools.count(1)
 
     def create(template: str = "migrated") -> str:
