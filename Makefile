@@ -33,7 +33,7 @@ contracts:
 	.venv/bin/lint-imports
 
 pytest:
-	$(PY) -m pytest --cov --cov-report=term:skip-covered --durations=10
+	$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --durations=10
 
 train-smoke:
 	@$(PYTHON) scripts/bootstrap.py --extras $(EXTRAS)

@@ -1,6 +1,6 @@
 """Surface features of earlier lines and of candidate terms, for the antecedent rankers.
 
-All features are cheap: positions, times, senders, mentions, shared words and (where an encoder is given) cosine similarities. Names of features are
+All features are cheap: positions, times, senders, mentions, shared words. Names of features are
 part of the shipped models' form: a model names
 the columns it was trained on.
 """
@@ -20,7 +20,6 @@ from core.grounding import normalise, squeeze
 from core.messages import ContextLine
 
 Array = NDArray[np.float64]
-Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
 _QUESTION = re.compile(r"[?？]|吗|么|呢|咋|啥|怎么|怎样|如何|哪|谁|几|多少|是不是|能不能|有没有|可不可以|\b(?:how|what|why|which|where|when|who|does|can|is there|any)\b", re.I)
 _ACK = re.compile(r"^(?:[\[\]\w]{0,6}|谢谢.{0,6}|感谢.{0,6}|好的?.{0,4}|收到.{0,3}|ok.{0,3}|哈+.{0,3}|懂了.{0,3})$", re.I)
@@ -71,14 +70,13 @@ LINE_FEATURES = [
     "question_names_sender", "addressed_by_question", "sender_of_last", "since_askers_last", "is_askers_last",
     "after_askers_last", "is_question", "is_ack", "length", "n_latin", "shared_bigrams",
     "shared_bigram_share", "shared_latin", "mentions_someone", "talked_with_asker", "sender_share", "reach",
-    "reach_rank", "reach_open", "similarity", "similarity_z", "similarity_rank", "thread_similarity",
-    "n_lines", "question_length", "question_pronoun", "question_addresses", "asker_spoke", "gap",
+    "reach_rank", "reach_open", "n_lines", "question_length", "question_pronoun", "question_addresses", "asker_spoke", "gap",
     "asker_after", "replied_by_asker", "same_sender_as_next", "same_sender_as_previous", "link_to_asker",
 ]
 # fmt: on
 
 
-def reach(scene: Scene, similarity: Array | None, names: Sequence[str], openness: float = 1.0) -> tuple[Array, Array]:
+def reach(scene: Scene, names: Sequence[str], openness: float = 1.0) -> tuple[Array, Array]:
     """Random walk from the question up the likely reply links: (visits of each line, weights (n+1, n) of the links; row n is the question).
 
     The link weights are hand-set log-odds: a mention beats the same speaker, who beats the nearest line.
@@ -107,8 +105,6 @@ def reach(scene: Scene, similarity: Array | None, names: Sequence[str], openness
                 value += 0.8
             if names_in[i] and senders[j] not in names_in[i] and senders[i] != senders[j]:
                 value -= 0.5
-            if similarity is not None:
-                value += 12.0 * (similarity[j, i] - 0.84)
             logits[i] = value * openness
         soft = np.exp(logits - logits.max())
         weights[j, :j] = soft / soft.sum()
@@ -126,17 +122,13 @@ def _rank(values: Array) -> Array:
     return out
 
 
-def line_features(scene: Scene, embed: Embed | None) -> tuple[Array, Array, Array | None]:
-    """(features of each line (n, len(LINE_FEATURES)), link weights (n+1, n), similarities (n+1, n+1) or None). Without an encoder its columns are NaN."""
+def line_features(scene: Scene) -> tuple[Array, Array]:
+    """(features of each line (n, len(LINE_FEATURES)), link weights (n+1, n))."""
     lines, n = scene.lines, len(scene.lines)
     senders = [line.sender for line in lines]
     names = list(dict.fromkeys([*senders, scene.sender]))
-    similarity: Array | None = None
-    if embed is not None:
-        vectors = embed([*(line.text for line in lines), scene.question]).astype(np.float64)
-        similarity = vectors @ vectors.T
-    visits, weights = reach(scene, similarity, names)
-    visits_open, _ = reach(scene, similarity, names, 0.5)
+    visits, weights = reach(scene, names)
+    visits_open, _ = reach(scene, names, 0.5)
     visit_rank = _rank(visits)
     question_names = _named(scene.question, names)
     question_addresses = addressed(scene.question, names) | ({scene.quoted_sender} if scene.quoted_sender else set())
@@ -146,9 +138,6 @@ def line_features(scene: Scene, embed: Embed | None) -> tuple[Array, Array, Arra
     partners = {senders[i] for i in range(n) if scene.sender in addressed_in[i]} | {name for i in asker_lines for name in addressed_in[i]}
     asked, asked_latin = bigrams(scene.question), set(latin_words(scene.question))
     quote = squeeze(scene.quote).rstrip(".…")
-    row_similarity = similarity[n, :n] if similarity is not None else np.full(n, np.nan)
-    mean, spread = (row_similarity.mean(), row_similarity.std() + 1e-6) if n else (0.0, 1.0)
-    similarity_rank = _rank(row_similarity) if similarity is not None else np.full(n, np.nan)
     rows = []
     for i, line in enumerate(lines):
         shared = len(bigrams(line.text) & asked)
@@ -180,10 +169,6 @@ def line_features(scene: Scene, embed: Embed | None) -> tuple[Array, Array, Arra
                 visits[i],
                 visit_rank[i],
                 visits_open[i],
-                row_similarity[i],
-                (row_similarity[i] - mean) / spread,
-                similarity_rank[i],
-                float(similarity[askers_last, i]) if similarity is not None and asker_lines else np.nan,
                 n,
                 len(scene.question),
                 bool(_PRONOUN.search(scene.question)),
@@ -197,14 +182,14 @@ def line_features(scene: Scene, embed: Embed | None) -> tuple[Array, Array, Arra
                 weights[n, i],
             ]
         )
-    return np.array(rows, dtype=np.float64).reshape(n, len(LINE_FEATURES)), weights, similarity
+    return np.array(rows, dtype=np.float64).reshape(n, len(LINE_FEATURES)), weights
 
 
 # fmt: off
 TERM_FEATURES = [
     "score_max", "score_sum", "score_rank", "score_last", "score_first", "score_max_share", "n_mentions",
     "n_lines", "n_senders", "substring_lines", "first_distance", "last_distance", "spread", "in_askers_line",
-    "in_addressed_line", "in_quote", "in_question_line", "reach_max", "reach_sum", "similarity_max",
+    "in_addressed_line", "in_quote", "in_question_line", "reach_max", "reach_sum",
     "tag_latin", "tag_number", "tag_noun", "tag_verb", "tag_of", "n_tokens", "length", "maximal",
     "left_break", "right_break", "line_start", "line_share", "n_latin_words", "has_upper", "has_sign",
     "has_digit", "mixed", "overlap_question", "in_question", "head_match", "head_in_line", "rivals_in_line",
@@ -290,7 +275,6 @@ def term_features(scene: Scene, terms: Sequence[Term], lines: Array, line_scores
                 any(lines[i][column["is_question"]] for i in where),
                 max(lines[i][column["reach"]] for i in where),
                 sum(lines[i][column["reach"]] for i in where),
-                max(lines[i][column["similarity"]] for i in where),
                 term.tags.count("L"),
                 term.tags.count("M"),
                 term.tags.count("N"),

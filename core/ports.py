@@ -141,6 +141,13 @@ class UnfinishedQuestion(Protocol):
     def verdict(self) -> Verdict | None: ...
 
 
+class ResolvedQuestion(UnfinishedQuestion, Protocol):
+    """A question that is through all its steps, with its rewrite where it needed one."""
+
+    @property
+    def resolution(self) -> Resolution | None: ...
+
+
 class QuestionLog(Protocol):
     """Durable log of utterances, questions, verdicts and rewrites."""
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Embed, Scene, line_features, term_features, terms_of
+from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Scene, line_features, term_features, terms_of
 from core.antecedent_judge import shortlist
 from core.antecedents import Term, tokenise
 from core.errors import InputError
@@ -24,13 +24,13 @@ from core.grounding import squeeze
 from core.messages import Question
 from core.trees import Array, Trees
 
-RANKER_FORMAT = 2
+RANKER_FORMAT = 3
 
 # fmt: off
 CONFIDENCE_COLUMNS = [
     "tag_latin", "length", "n_tokens", "rarity", "best_distance", "question_length", "question_pronoun",
     "question_has_head", "question_latin", "rank_rivals_nearer", "n_mentions", "latin_in_window", "reach_max",
-    "similarity_max", "in_askers_line", "score_max_share", "in_quote", "asker_mentioned", "partner_mentioned",
+    "in_askers_line", "score_max_share", "in_quote", "asker_mentioned", "partner_mentioned",
     "rivals_in_line",
 ]
 # fmt: on
@@ -190,16 +190,13 @@ class AntecedentRanker:
             raise InputError(str(folder), "these models were made for other features", "Train them again: python -m scripts.training.ranker")
         return cls(models[0], models[1], meta)
 
-    def candidates(self, question: Question, embed: Embed | None) -> Candidates | None:
-        """Candidate antecedents of ``question``, scored; None when its context holds none.
-
-        ``embed`` gives unit vectors of texts, (n, d); without it the similarity columns are missing values.
-        """
+    def candidates(self, question: Question) -> Candidates | None:
+        """Candidate antecedents of ``question``, scored; None when its context holds none."""
         scene = Scene.of(question.text, question.sender, question.context)
         terms = terms_of(scene) if scene.lines else []
         if not terms:
             return None
-        lines, _, _ = line_features(scene, embed)
+        lines, _ = line_features(scene)
         line_scores = self._lines(lines)
         rows = term_features(scene, terms, lines, line_scores, self._rarity)
         return Candidates(scene, tuple(terms), rows, self._terms(rows), line_scores)

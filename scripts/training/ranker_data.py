@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.antecedent_features import Array, Embed, Scene, line_features, terms_of
+from core.antecedent_features import Array, Scene, line_features, terms_of
 from core.antecedents import Term, latin_words, tokenise
 from core.errors import InputError
 from core.grounding import is_free, squeeze, tokens
@@ -74,18 +74,18 @@ def fold_of(window_id: str) -> int:
     return (int(digits) - 1 if digits else sum(author(window_id).encode())) % FOLDS
 
 
-def cases(windows: Sequence[dict[str, Any]], embed: Embed | None) -> list[Case]:
+def cases(windows: Sequence[dict[str, Any]]) -> list[Case]:
     """Every labelled question with context and at least one candidate term; what is no question is left out."""
     found = []
     for window in windows:
         for number, labelled in enumerate(window["questions"]):
-            case = None if labelled["label"] == "not_question" else _case(window, number, labelled, embed)
+            case = None if labelled["label"] == "not_question" else _case(window, number, labelled)
             if case is not None:
                 found.append(case)
     return found
 
 
-def _case(window: dict[str, Any], number: int, labelled: dict[str, Any], embed: Embed | None) -> Case | None:
+def _case(window: dict[str, Any], number: int, labelled: dict[str, Any]) -> Case | None:
     messages, indices = window["messages"], labelled["indices"]
     asked = messages[indices[-1]]
     text = join_texts([messages[index]["text"] for index in indices])
@@ -96,7 +96,7 @@ def _case(window: dict[str, Any], number: int, labelled: dict[str, Any], embed: 
     terms = terms_of(scene) if context else []
     if not terms:
         return None
-    lines, _, _ = line_features(scene, embed)
+    lines, _ = line_features(scene)
     gold = labelled.get("gold")
     grades = np.array([grade(text, gold, term) if gold else 0 for term in terms])
     wanted = set(labelled.get("antecedent_indices") or ())

@@ -101,7 +101,7 @@ def test_the_shortlist_is_short_and_best_first_and_branches_are_one_line() -> No
 @pytest.mark.parametrize("wanted", ["X-AnyLabeling", "yolov8s"])
 async def test_the_judge_decides_between_the_rankers_candidates(ranker: AntecedentRanker, worker: ModelWorker, wanted: str) -> None:
     judge = Judge(wanted)
-    resolution = await EditResolver(ranker, None, worker, judge=judge).resolve(ASKED)
+    resolution = await EditResolver(ranker, worker, judge=judge).resolve(ASKED)
     assert resolution.rewrite is not None
     assert wanted in resolution.rewrite
     assert resolution.adapter == "judge.gguf"
@@ -110,15 +110,15 @@ async def test_the_judge_decides_between_the_rankers_candidates(ranker: Antecede
 
 
 async def test_a_judge_that_is_not_convinced_keeps_the_question_as_it_is(ranker: AntecedentRanker, worker: ModelWorker) -> None:
-    resolution = await EditResolver(ranker, None, worker, judge=Judge("nothing like that")).resolve(ASKED)
+    resolution = await EditResolver(ranker, worker, judge=Judge("nothing like that")).resolve(ASKED)
     assert resolution.rewrite is None
     assert resolution.candidate is not None
 
 
 async def test_while_the_judge_fails_the_ranker_decides_alone(ranker: AntecedentRanker, worker: ModelWorker) -> None:
     judge = Judge("yolov8s", fails=True)
-    resolver = EditResolver(ranker, None, worker, 0.0, judge)
-    alone = await EditResolver(ranker, None, worker, 0.0).resolve(ASKED)
+    resolver = EditResolver(ranker, worker, 0.0, judge)
+    alone = await EditResolver(ranker, worker, 0.0).resolve(ASKED)
     assert (await resolver.resolve(ASKED)).rewrite == alone.rewrite
     await resolver.close()
     assert judge.closed

@@ -52,21 +52,19 @@ def test_what_the_question_says_itself_is_no_candidate() -> None:
 
 
 def test_features_point_to_the_line_of_the_one_who_is_addressed() -> None:
-    features, weights, similarity = line_features(SCENE, None)
+    features, weights = line_features(SCENE)
     column = {name: features[:, index] for index, name in enumerate(LINE_FEATURES)}
     assert features.shape == (4, len(LINE_FEATURES))
-    assert similarity is None
     assert column["addressed_by_question"].tolist() == [0, 0, 1, 0]
     assert column["names_asker"].tolist() == [0, 0, 1, 0]
     assert column["same_sender"].tolist() == [0, 1, 0, 0]
     assert int(np.argmax(column["reach"])) == 2
     assert math.isclose(weights[4].sum(), 1.0)
-    assert np.isnan(column["similarity"]).all()
 
 
 def test_every_term_has_its_row() -> None:
     terms = terms_of(SCENE)
-    features, _, _ = line_features(SCENE, lambda texts: np.ones((len(texts), 4), dtype=np.float32) / 2)
+    features, _ = line_features(SCENE)
     rows = term_features(SCENE, terms, features, np.array([0.1, 0.2, 0.9, 0.1]), lambda text: 1.0)
     assert rows.shape == (len(terms), len(TERM_FEATURES))
     assert np.isfinite(rows).all()

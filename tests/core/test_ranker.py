@@ -47,22 +47,21 @@ def test_shipped_models_equal_lightgbm(name: str) -> None:
     np.testing.assert_allclose(Trees(text)(rows), booster.predict(rows), rtol=1e-9, atol=1e-12)
 
 
-def test_the_shipped_ranker_ranks_with_and_without_an_encoder() -> None:
+def test_the_shipped_ranker_ranks() -> None:
     ranker = AntecedentRanker.load(SHIPPED)
-    for embed in (None, lambda texts: np.eye(8, dtype=np.float32)[[len(text) % 8 for text in texts]]):
-        found = ranker.candidates(ASKED, embed)
-        assert found is not None
-        ranking = ranker.rank(found)
-        assert len(ranking.terms) == len(ranking.shares)
-        assert sum(ranking.shares) == pytest.approx(1.0)
-        assert list(ranking.shares) == sorted(ranking.shares, reverse=True)
-        assert 0.0 <= ranking.confidence <= 1.0
+    found = ranker.candidates(ASKED)
+    assert found is not None
+    ranking = ranker.rank(found)
+    assert len(ranking.terms) == len(ranking.shares)
+    assert sum(ranking.shares) == pytest.approx(1.0)
+    assert list(ranking.shares) == sorted(ranking.shares, reverse=True)
+    assert 0.0 <= ranking.confidence <= 1.0
 
 
 def test_nothing_to_refer_to_gives_no_ranking() -> None:
     ranker = AntecedentRanker.load(SHIPPED)
-    assert ranker.candidates(question("它能用吗"), None) is None
-    assert ranker.candidates(question("它能用吗", ("阿杰", "[图片]")), None) is None
+    assert ranker.candidates(question("它能用吗")) is None
+    assert ranker.candidates(question("它能用吗", ("阿杰", "[图片]"))) is None
 
 
 def test_a_missing_file_names_itself(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from core.errors import BackendError
@@ -17,7 +16,7 @@ from core.grounding import check, sources
 from core.messages import ContextLine, ConversationKey, Question, RefusalReason
 from core.ports import Generation, Prompt, Resolver
 from core.ranker import AntecedentRanker
-from core.resolver import CachedEmbedding, EditResolver, GenerativeResolver
+from core.resolver import EditResolver, GenerativeResolver
 
 SHIPPED = Path(__file__).resolve().parents[2] / "core" / "shipped" / "resolver"
 SAID = (("阿杰", "我把yolov8s转成rknn"), ("柚子", "有啥好用的标注工具"), ("七七", "@柚子 X-AnyLabeling，能挂SAM2自动标"), ("柚子", "马上装一个"))
@@ -61,7 +60,7 @@ async def worker() -> AsyncIterator[ModelWorker]:
 
 
 def edit(worker: ModelWorker, least: float | None = None) -> EditResolver:
-    return EditResolver(AntecedentRanker.load(SHIPPED), None, worker, least)
+    return EditResolver(AntecedentRanker.load(SHIPPED), worker, least)
 
 
 async def test_an_accepted_edit_keeps_the_question_and_invents_nothing(worker: ModelWorker) -> None:
@@ -108,7 +107,7 @@ async def test_a_free_rewrite_goes_through_the_same_acceptance(worker: ModelWork
 
 async def test_a_free_rewrite_that_the_ranker_does_not_back_is_less_sure(worker: ModelWorker) -> None:
     ranker = AntecedentRanker.load(SHIPPED)
-    found = ranker.candidates(ASKED, None)
+    found = ranker.candidates(ASKED)
     assert found is not None
     ranking = ranker.rank(found)
     first = await GenerativeResolver(Writer(ranking.terms[0].text + "能标旋转框不"), worker, ranker).resolve(ASKED)
@@ -119,7 +118,7 @@ async def test_a_free_rewrite_that_the_ranker_does_not_back_is_less_sure(worker:
 async def test_without_token_probabilities_a_rewrite_is_as_sure_as_the_ranker_backs_it(worker: ModelWorker) -> None:
     """As from a hosted chat service: named by both is accepted, named by the writer alone is not, and without a ranker nothing is."""
     ranker = AntecedentRanker.load(SHIPPED)
-    found = ranker.candidates(ASKED, None)
+    found = ranker.candidates(ASKED)
     assert found is not None
     ranking = ranker.rank(found)
     first, last = ranking.terms[0].text + "能标旋转框不", ranking.terms[-1].text + "能标旋转框不"
@@ -138,19 +137,3 @@ async def test_a_failing_back_end_is_the_callers_business_and_close_reaches_the_
         await resolver.resolve(ASKED)
     await resolver.close()
     assert writer.closed
-
-
-def test_embeddings_are_made_once_and_only_so_many_are_kept() -> None:
-    made: list[str] = []
-
-    def encode(text: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-        made.append(text)
-        return np.ones(3, dtype=np.float32)
-
-    embed = CachedEmbedding(encode, kept=2)
-    assert embed(["a", "b", "a"]).shape == (3, 3)
-    assert made == ["a", "b"]
-    embed(["c", "a"])
-    assert made == ["a", "b", "c"]
-    embed(["b"])
-    assert made == ["a", "b", "c", "b"]
