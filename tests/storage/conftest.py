@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import signal
 import subprocess
@@ -39,6 +40,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], 
     """Makes empty databases, already migrated, on a PostgreSQL server of the tests' own, from the package pgserver (which has no wheel for every platform)."""
     pgserver = pytest.importorskip("pgserver", reason="pgserver is not installed: no PostgreSQL to test with")
     pytest.importorskip("asyncpg", reason="asyncpg is not installed: pip install 'doujie[postgres]'")
+    logging.getLogger("pgserver").setLevel(logging.WARNING)  # it talks on when the run is over
     folder = tmp_path_factory.mktemp("pg")
     try:
         server = pgserver.get_server(folder, cleanup_mode=None)

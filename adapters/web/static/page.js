@@ -27,6 +27,7 @@
     const editor = $("#editor");
     if (!editor) return;
     editor.hidden = true;
+    $("#rewrite").blur();  // at once: a disabled field keeps the keys until the page is drawn again, and the next ones would be lost
     $("#rewrite").disabled = true;
   };
   document.addEventListener("click", (event) => {
