@@ -87,7 +87,9 @@ def _plot_kept(change: Change) -> Picture:
     axes.plot(ranks, [kept_by_all(change.spectra, int(rank)) for rank in ranks], color="black", linewidth=2.2, label="all")
     axes.axhline(ENOUGH, color="grey", linestyle=":", linewidth=1)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ranks_shown(change), [str(rank) for rank in ranks_shown(change)], fontsize=8)
+    *powers, largest = ranks_shown(change)
+    ticks = [*(rank for rank in powers if 1.4 * rank < largest), largest]  # numbers that do not run into each other
+    axes.set_xticks(ticks, [str(rank) for rank in ticks], fontsize=8)
     axes.minorticks_off()
     axes.set_xlabel("rank")
     axes.set_ylabel("energy kept")
