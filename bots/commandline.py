@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from bots.retraining import check_of, retrain
+from bots import retraining
 from core.config import Config, load_config
 from core.errors import DoujieError
 from core.gates.factory import open_models
@@ -89,4 +89,4 @@ async def _check_relabelling(config: Config) -> list[str]:
 
 
 async def _check_retraining(config: Config) -> list[str]:
-    return [await retrain(config, check_of(config))]
+    return [await retraining.run(retraining.check_of(config))]

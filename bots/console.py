@@ -48,8 +48,10 @@ def show_events(spine: Spine, console: Console) -> None:
     async def failed(event: HandlerFailed) -> None:
         console.print(f"    failed: {event.handler}: {event.error}", style="red", markup=False)
 
-    for event_type, handler in ((UtteranceClosed, closed), (QuestionAsked, asked), (QuestionResolved, resolved), (HandlerFailed, failed)):
-        spine.bus.subscribe(event_type, handler)  # type: ignore[arg-type]
+    spine.bus.subscribe(UtteranceClosed, closed)
+    spine.bus.subscribe(QuestionAsked, asked)
+    spine.bus.subscribe(QuestionResolved, resolved)
+    spine.bus.subscribe(HandlerFailed, failed)
 
 
 async def converse(config: Config) -> int:

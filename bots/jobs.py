@@ -17,7 +17,7 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 
-from bots.retraining import retrain
+from bots import retraining
 from bots.wiring import Spine
 from core.clock import Clock
 from core.config import Config
@@ -118,7 +118,7 @@ def periodic_jobs(config: Config, spine: Spine, clock: Clock) -> PeriodicJobs:
     if config.relabel.enabled:
         jobs.add("relabel", config.relabel.cron, lambda: relabel(config, spine, clock))
     if config.relabel.cycle_cron:
-        jobs.add("cycle", config.relabel.cycle_cron, lambda: retrain(config))
+        jobs.add("cycle", config.relabel.cycle_cron, lambda: retraining.run(retraining.command_of(config)))
     return jobs
 
 

@@ -30,13 +30,10 @@ def _cycle(config: Config) -> list[str]:
     return [sys.executable, "-m", "scripts.cycle", *chosen]
 
 
-async def retrain(config: Config, command: Sequence[str] | None = None) -> str:
-    """One turn of the loop. Returns its outcome in a line.
-
-    :param command: what to run instead of :func:`command_of`, such as :func:`check_of`. :raises DoujieError: when it fails, with the last line that it wrote.
-    """
+async def run(command: Sequence[str]) -> str:
+    """Run :func:`command_of` or :func:`check_of`. Returns its outcome in a line. Raises DoujieError when it fails, with the last line that it wrote."""
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*(command or command_of(config)), stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+    process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe)
     try:
         output, errors = await process.communicate()
     except BaseException:

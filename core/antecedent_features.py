@@ -122,8 +122,8 @@ def _rank(values: Array) -> Array:
     return out
 
 
-def line_features(scene: Scene) -> tuple[Array, Array]:
-    """(features of each line (n, len(LINE_FEATURES)), link weights (n+1, n))."""
+def line_features(scene: Scene) -> Array:
+    """Features of each line, shape (n, len(LINE_FEATURES))."""
     lines, n = scene.lines, len(scene.lines)
     senders = [line.sender for line in lines]
     names = list(dict.fromkeys([*senders, scene.sender]))
@@ -182,7 +182,7 @@ def line_features(scene: Scene) -> tuple[Array, Array]:
                 weights[n, i],
             ]
         )
-    return np.array(rows, dtype=np.float64).reshape(n, len(LINE_FEATURES)), weights
+    return np.array(rows, dtype=np.float64).reshape(n, len(LINE_FEATURES))
 
 
 # fmt: off

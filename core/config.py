@@ -271,7 +271,7 @@ def load_config(path: Path | None = None, environment: Mapping[str, str] | None 
             where = next((origins[section, key] for key in pairs if (section, key) in origins), source)
             raise ConfigError(section, "", None, "unknown section", _did_you_mean(section, SECTIONS), where)
     sections = {section: _build(section, pairs, source, origins) for section, pairs in values.items()}
-    return Config(source=source, **sections)  # type: ignore[arg-type]
+    return Config.model_validate({"source": source, **sections})
 
 
 def _read_ini(path: Path) -> dict[str, dict[str, Any]]:

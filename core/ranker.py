@@ -196,7 +196,7 @@ class AntecedentRanker:
         terms = terms_of(scene) if scene.lines else []
         if not terms:
             return None
-        lines, _ = line_features(scene)
+        lines = line_features(scene)
         line_scores = self._lines(lines)
         rows = term_features(scene, terms, lines, line_scores, self._rarity)
         return Candidates(scene, tuple(terms), rows, self._terms(rows), line_scores)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import structlog
@@ -167,9 +168,8 @@ class Supervisor:
 
 def _import_client() -> None:
     """What importing costs is paid in a thread, before the loop needs it."""
-    import websockets.asyncio.client  # noqa: F401
-
-    import adapters.feishu.long_connection  # noqa: F401
+    import_module("websockets.asyncio.client")
+    import_module("adapters.feishu.long_connection")
 
 
 def _shown(error: BaseException) -> str:

@@ -86,7 +86,7 @@ def _get_host(url: str) -> tuple[str, str | None, int | None]:
 def _telnetlib() -> types.ModuleType:
     """wechaty uses ``telnetlib`` only to see whether a port is open, which we never let it do."""
     module = types.ModuleType("telnetlib")
-    module.Telnet = type("Telnet", (), {})  # type: ignore[attr-defined]
+    vars(module)["Telnet"] = type("Telnet", (), {})
     return module
 
 

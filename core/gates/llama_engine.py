@@ -25,7 +25,7 @@ SEQUENCES = 16
 _BATCH = 512
 
 
-@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]  # the package has no types
 def _silent(level: int, text: bytes, data: object) -> None:
     """llama.cpp writes its progress to stderr; what matters reaches the caller as an exception."""
 
@@ -290,7 +290,7 @@ class LlamaEngine:
             self._adapter = None
         if self._weights is not None:
             self._weights.release()
-            self._weights = None  # type: ignore[assignment]
+            self._weights = None  # type: ignore[assignment]  # nobody asks an engine that is closed
 
 
 def _log_sum_exp(logits: NDArray[np.float32]) -> float:

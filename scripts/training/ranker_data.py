@@ -96,7 +96,7 @@ def _case(window: dict[str, Any], number: int, labelled: dict[str, Any]) -> Case
     terms = terms_of(scene) if context else []
     if not terms:
         return None
-    lines, _ = line_features(scene)
+    lines = line_features(scene)
     gold = labelled.get("gold")
     grades = np.array([grade(text, gold, term) if gold else 0 for term in terms])
     wanted = set(labelled.get("antecedent_indices") or ())

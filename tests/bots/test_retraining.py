@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bots.jobs import periodic_jobs
-from bots.retraining import command_of, retrain
+from bots.retraining import command_of, run
 from bots.wiring import open_spine
 from core.clock import SystemClock
 from core.config import load_config
@@ -25,14 +25,14 @@ def python(code: str) -> list[str]:
 
 
 async def test_the_outcome_is_the_first_line() -> None:
-    assert await retrain(load_config(None, {}), python("print('F1 0.9 against 0.8: version 2 serves from now on.'); print('{}')")) == (
+    assert await run(python("print('F1 0.9 against 0.8: version 2 serves from now on.'); print('{}')")) == (
         "F1 0.9 against 0.8: version 2 serves from now on."
     )
 
 
 async def test_a_failure_is_the_last_line_and_its_code() -> None:
     with pytest.raises(DoujieError, match="code 2: test set too small"):
-        await retrain(load_config(None, {}), python("import sys; print('warning', file=sys.stderr); print('test set too small', file=sys.stderr); sys.exit(2)"))
+        await run(python("import sys; print('warning', file=sys.stderr); print('test set too small', file=sys.stderr); sys.exit(2)"))
 
 
 async def test_the_real_command_reads_the_bot_s_config_and_says_what_is_missing(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ async def test_the_real_command_reads_the_bot_s_config_and_says_what_is_missing(
     config = load_config(path, {})
     assert str(path) in command_of(config)
     with pytest.raises(DoujieError, match=r"\[relabel\] test_set"):
-        await retrain(config)
+        await run(command_of(config))
     assert not (tmp_path / "models").exists()
 
 
@@ -55,7 +55,7 @@ async def test_it_ends_with_the_bot(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     mark = tmp_path / "pid"
     ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN);" if stubborn else ""
     code = f"import os, signal, time, pathlib; {ignore} pathlib.Path({str(mark)!r}).write_text(str(os.getpid())); time.sleep(60)"
-    task = asyncio.create_task(retrain(load_config(None, {}), python(code)))
+    task = asyncio.create_task(run(python(code)))
     await eventually(lambda: mark.exists() and mark.read_text())
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

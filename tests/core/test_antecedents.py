@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Scene, line_features, term_features, terms_of
+from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Scene, line_features, reach, term_features, terms_of
 from core.antecedents import collect, split_quote
 from core.messages import ContextLine
 
@@ -52,19 +52,20 @@ def test_what_the_question_says_itself_is_no_candidate() -> None:
 
 
 def test_features_point_to_the_line_of_the_one_who_is_addressed() -> None:
-    features, weights = line_features(SCENE)
+    features = line_features(SCENE)
     column = {name: features[:, index] for index, name in enumerate(LINE_FEATURES)}
     assert features.shape == (4, len(LINE_FEATURES))
     assert column["addressed_by_question"].tolist() == [0, 0, 1, 0]
     assert column["names_asker"].tolist() == [0, 0, 1, 0]
     assert column["same_sender"].tolist() == [0, 1, 0, 0]
     assert int(np.argmax(column["reach"])) == 2
-    assert math.isclose(weights[4].sum(), 1.0)
+    _, links = reach(SCENE, ["阿杰", "柚子", "七七"])
+    assert math.isclose(links[4].sum(), 1.0)
 
 
 def test_every_term_has_its_row() -> None:
     terms = terms_of(SCENE)
-    features, _ = line_features(SCENE)
+    features = line_features(SCENE)
     rows = term_features(SCENE, terms, features, np.array([0.1, 0.2, 0.9, 0.1]), lambda text: 1.0)
     assert rows.shape == (len(terms), len(TERM_FEATURES))
     assert np.isfinite(rows).all()
