@@ -146,6 +146,21 @@ def select(utterance: Utterance, earlier: Sequence[Message], limit: int) -> list
     return [earlier[index] for index in sorted(kept)]
 
 
+def without_copies(earlier: Sequence[Message], quoted: str | None) -> list[Message]:
+    """``earlier`` (oldest first) without the messages that repeat one before them; of two that are the same the ``quoted`` one stays."""
+    kept: list[Message] = []
+    places: dict[tuple[str, str], int] = {}
+    for message in earlier:
+        said = (message.sender_id, message.text)
+        place = places.get(said)
+        if place is None or not message.repeats(kept[place]):
+            places[said] = len(kept)
+            kept.append(message)
+        elif message.message_id == quoted:
+            kept[place] = message
+    return kept
+
+
 def fit_budget(lines: Iterable[ContextLine], budget: int, cost: int = 8) -> tuple[ContextLine, ...]:
     """The latest lines whose text fits into ``budget`` tokens, the quoted line always among them. A token is counted as one Chinese character or four others; ``cost``
     per line for its sender.
@@ -195,11 +210,14 @@ class ConversationMemory:
             kept.clear()
             kept.extend(remaining)
 
-    async def question(self, utterance: Utterance, rule: str, glossary: tuple[str, ...]) -> Question:
-        """The question that ``utterance`` asks, with its context as it stood when its last message arrived."""
+    async def question(self, utterance: Utterance, rule: str, glossary: tuple[str, ...]) -> Question | None:
+        """The question that ``utterance`` asks, with its context as it stood when its last message arrived. None when it only repeats what was said under other ids."""
         own = {message.message_id for message in utterance.messages}
         earlier = await self._before(utterance.messages[-1], own)
+        if all(any(map(message.repeats, earlier)) for message in utterance.messages):
+            return None
         reply_to, started = utterance.reply_to, utterance.started_at
+        earlier = without_copies(earlier, reply_to)
         lines = tuple(
             ContextLine(
                 sender=message.shown_name,

@@ -7,9 +7,12 @@ A :class:`Message` is what a member sent. Successive messages of one member that
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
+
+COPY_WINDOW = timedelta(seconds=10)
+"""The same words of one member within this time under two ids are one message, told twice."""
 
 
 class MessageKind(StrEnum):
@@ -70,6 +73,18 @@ class Message:
     def shown_name(self) -> str:
         return self.sender_name or self.sender_id
 
+    def repeats(self, other: Message) -> bool:
+        """Whether both are the same words of the same member at nearly the same moment: platforms were seen to deliver one message under two ids."""
+        return (
+            self.text == other.text
+            and self.sender_id == other.sender_id
+            and self.message_id != other.message_id
+            and abs(self.sent_at - other.sent_at) <= COPY_WINDOW
+            and self.reply_to == other.reply_to
+            and self.kind is other.kind is MessageKind.TEXT
+            and self.conversation == other.conversation
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Recall:
@@ -110,7 +125,8 @@ class Utterance:
 
     @property
     def text(self) -> str:
-        return join_texts([message.text for message in self.messages])
+        """What was said, once where a message repeats another."""
+        return join_texts([message.text for index, message in enumerate(self.messages) if not any(map(message.repeats, self.messages[:index]))])
 
     @property
     def started_at(self) -> datetime:

@@ -55,7 +55,9 @@ async def remembered(chat: Sequence[Message], *, context_lines: int = 16, conver
 
 
 async def question_of(memory: ConversationMemory, *messages: Message) -> Question:
-    return await memory.question(Utterance(messages), "question_mark", ("ncnn",))
+    question = await memory.question(Utterance(messages), "question_mark", ("ncnn",))
+    assert question is not None
+    return question
 
 
 # --- terms and features
@@ -220,3 +222,24 @@ async def test_a_flowing_chat_needs_no_look_up_in_the_inbox() -> None:
     found = await question_of(memory, chat[-1])
     assert len(found.context) == 16
     assert inbox.asked == began
+
+
+async def test_the_same_words_under_another_id_are_one_line_and_a_quote_of_either_finds_it() -> None:
+    chat = [said("a", "mmpose 出新版了", 0, id="m1"), said("b", "好", 1), said("a", "mmpose 出新版了", 0, id="copy"), said("a", "mmpose 出新版了", 60, id="again")]
+    for quoted in ("m1", "copy"):
+        question = said("c", "它怎么装？", 100, reply_to=quoted)
+        memory, _ = await remembered([*chat, question])
+        lines = (await question_of(memory, question)).context
+        assert [line.text for line in lines] == ["mmpose 出新版了", "好", "mmpose 出新版了"]
+        assert [(line.message_id, line.is_reply_target) for line in lines if line.text != "好"] == [(quoted, True), ("again", False)]
+
+
+async def test_a_copy_that_comes_when_the_question_is_closed_is_no_question_also_after_a_restart() -> None:
+    first, copy, again = said("a", "它怎么装？", 0, id="m1"), said("a", "它怎么装？", 0, id="copy"), said("a", "它怎么装？", 60, id="m2")
+    hurried = said("a", "急", 2)
+    memory, inbox = await remembered([first, said("b", "等等", 1), copy, hurried, again])
+    for known in (memory, ConversationMemory(inbox, 16)):
+        assert await known.question(Utterance((copy,)), "question_mark", ()) is None
+        assert (await question_of(known, first)).id == first.key
+        assert (await question_of(known, again)).id == again.key
+        assert (await question_of(known, copy, hurried)).text == "它怎么装？ 急"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.merger import Merger, MergeRules
-from core.messages import Message, Utterance
+from core.messages import Message, MessageKind, Utterance
 from tests.core.chat import at, said
 
 
@@ -74,6 +75,20 @@ def test_quoting_another_message_splits() -> None:
     assert len(replay([said("a", "这个慢吗", 0, reply_to="x1"), said("a", "多慢", 3, reply_to="x1")])) == 1
     assert len(replay([said("a", "这个慢吗", 0, reply_to="x1"), said("a", "还有功耗", 3)])) == 1
     assert len(replay([said("a", "脚本发了", 0, id="own"), said("a", "这个要 sudo", 3, reply_to="own")])) == 1
+
+
+def test_the_same_words_under_another_id_at_the_same_moment_are_said_once() -> None:
+    (utterance,) = replay([said("a", "怎么把它", 0, id="m1"), said("a", "怎么把它", 0.4, id="copy"), said("a", "部署到 TX2？", 5)])
+    assert utterance.text == "怎么把它 部署到 TX2？"
+    assert [message.message_id for message in utterance.messages][:2] == ["m1", "copy"]
+
+
+@pytest.mark.parametrize("second", [said("a", "在吗", 11), said("a", "在么", 1), said("a", "在吗", 1, reply_to="m1")])
+def test_what_is_said_again_later_or_otherwise_is_no_copy(second: Message) -> None:
+    assert not second.repeats(said("a", "在吗", 0))
+    assert not replace(said("a", "[图片]", 1), kind=MessageKind.IMAGE).repeats(replace(said("a", "[图片]", 0), kind=MessageKind.IMAGE))
+    assert not said("b", "在吗", 1).repeats(said("a", "在吗", 0))
+    assert Utterance((said("a", "在吗", 0), second)).text == f"在吗 {second.text}"
 
 
 # --- bounds

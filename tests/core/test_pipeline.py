@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -206,3 +206,19 @@ async def test_context_after_a_restart_is_what_was_said_before_it(database: Data
     assert question.context[-1].text == "第 29 句话"
     assert texts[3] in [line.text for line in question.context]
     await second.stop()
+
+
+async def test_a_question_that_comes_under_another_id_is_asked_judged_and_resolved_once(database: Database) -> None:
+    gate = RuleGate()
+    run = await make(database, gate)
+    original, copy, late = (replace(said(2, "李四", "怎么把它部署到 TX2？", 5), message_id=name) for name in ("m2", "copy", "late"))
+    await run.say(said(1, "张三", "mmpose 支持移动端部署么？", 0), original, copy)
+    await run.pipeline.flush()
+    await run.say(late)
+    await run.pipeline.flush()
+    assert gate.asked == ["test:g:m1", "test:g:m2"]
+    rows = [row.question async for row in run.log.export_rows()]
+    assert [(row.text, row.message_ids) for row in rows] == [("mmpose 支持移动端部署么？", ("m1",)), ("怎么把它部署到 TX2？", ("m2", "copy"))]
+    assert (await run.inbox.unmerged()).messages == ()
+    assert len(run.resolved) == 2
+    await run.stop()
