@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Collection, Hashable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from enum import StrEnum
@@ -32,7 +33,8 @@ ANSWERED_AT_ONCE = 4
 MOST_WAITING = 64
 QUOTED_CHARS = 60
 RECALLS_REMEMBERED = 2000
-REPLIES_REMEMBERED = 2000
+PAUSES = (5.0, 20.0, 60.0)
+"""Seconds before each further attempt at a reply whose service or database failed, unless the service names a time."""
 
 
 class Result(StrEnum):
@@ -80,7 +82,9 @@ class ResolvedQuestions(Protocol):
 
 
 class Responder:
-    """Subscribes to :class:`QuestionResolved`. A question is replied to once; a failing answer service never shows in the group."""
+    """Subscribes to :class:`QuestionResolved`. A question is replied to once; a failing answer service never shows in the group, and is asked again as long as the answer would
+    not come too late.
+    """
 
     def __init__(
         self,
@@ -100,8 +104,8 @@ class Responder:
         self._limits = HourlyLimits()
         self._slots = asyncio.Semaphore(ANSWERED_AT_ONCE)
         self._under_way: dict[str, tuple[Question, asyncio.Task[None]]] = {}
+        self._resting: set[str] = set()
         self._recalled: deque[tuple[ConversationKey, str]] = deque(maxlen=RECALLS_REMEMBERED)
-        self._replied: dict[Hashable, str] = {}
         self.counts: Counter[Result] = Counter()
         bus.subscribe(QuestionResolved, self._on_resolved)
         bus.subscribe(MessageRecalled, self._on_recalled)
@@ -118,7 +122,9 @@ class Responder:
                 await self._bus.publish(QuestionResolved(entry.question, entry.verdict, entry.resolution))
 
     async def stop(self, timeout: float = 5.0) -> None:
-        """Give answers that are under way ``timeout`` seconds, then cancel them. Idempotent."""
+        """Give answers that are under way ``timeout`` seconds, then cancel them: the next run takes them up. Idempotent."""
+        for identity in self._resting:
+            self._under_way[identity][1].cancel()
         tasks = [task for _, task in self._under_way.values()]
         if tasks:
             _, unfinished = await asyncio.wait(tasks, timeout=timeout)
@@ -143,15 +149,13 @@ class Responder:
         mode = self._groups.reply_mode(question.conversation)
         # A question that needs what nobody could supply is not answered: an answer to the bare text would probably answer something else.
         asked = rewrite or (None if event.verdict.needs_resolution else question.text)
-        refusal = await self._refusal(question, mode, rewrite if mode is ReplyMode.REWRITE else asked)
+        said = rewrite if mode is ReplyMode.REWRITE else asked
+        refusal = await self._refusal(question, mode, said)
         if refusal is not None:
             self._count(refusal, question)
-        elif mode is ReplyMode.REWRITE:
-            assert rewrite is not None
-            self._count(await self._reply(question, f"「{_shortened(question.text)}」\n→ {rewrite}"), question)
-        else:
-            assert asked is not None
-            self._under_way[question.id] = (question, asyncio.create_task(self._answer(question, asked, self._clock.now()), name="answer"))
+            return
+        assert said is not None
+        self._under_way[question.id] = (question, asyncio.create_task(self._carry_out(question, mode, said, self._clock.now()), name="answer"))
 
     async def _refusal(self, question: Question, mode: ReplyMode, said: str | None) -> Result | None:
         """Why there is no reply, or None; then one reply of the hour's limits is taken."""
@@ -162,65 +166,84 @@ class Responder:
             return Result.NOTHING_TO_SAY
         if self._is_withdrawn(question):  # while it was being judged
             return Result.WITHDRAWN
-        if self._is_too_old(question):
-            return Result.TOO_OLD
-        if self._rules.is_quiet(now):
-            return Result.QUIET_HOURS
-        if question.id in self._under_way or self._is_copy(question) or await self._replies.known(_key(question)):
+        if (passed := self._passed(question, mode)) is not None:
+            return passed
+        if question.id in self._under_way or await self._replies.known(_key(question)):
             return Result.ALREADY_REPLIED
         if mode is ReplyMode.ANSWER and len(self._under_way) >= MOST_WAITING:
             return Result.BUSY
         group, member = self._limit_keys(question.conversation, question.sender_id)
         if not self._limits.take(now, {group: self._rules.group_per_hour, member: self._rules.member_per_hour}):
             return Result.LIMITED
-        self._remember(question)
         return None
 
-    def _is_copy(self, question: Question) -> bool:
-        """Platforms were seen to deliver a message again under another id: the same words of the same member at the same moment are one question."""
-        return self._replied.get(_said(question), question.id) != question.id
+    def _passed(self, question: Question, mode: ReplyMode) -> Result | None:
+        """Whether the moment for a reply has passed: its group was switched meanwhile, it is late, or night has come."""
+        if self._groups.reply_mode(question.conversation) is not mode or not self._groups.enabled(question.conversation):
+            return Result.SWITCHED_OFF
+        if self._clock.now() - question.asked_at > self._rules.max_age:
+            return Result.TOO_OLD
+        return Result.QUIET_HOURS if self._rules.is_quiet(self._clock.now()) else None
 
-    def _remember(self, question: Question) -> None:
-        self._replied[_said(question)] = question.id
-        if len(self._replied) > REPLIES_REMEMBERED:
-            del self._replied[next(iter(self._replied))]
-
-    async def _answer(self, question: Question, asked: str, taken_at: datetime) -> None:
+    async def _carry_out(self, question: Question, mode: ReplyMode, said: str, taken_at: datetime) -> None:
         result = Result.FAILED
         try:
-            result = await self._ask_and_reply(question, asked)
+            result = await self._persist(question, mode, said)
         except asyncio.CancelledError:
             result = Result.WITHDRAWN
             raise
-        except BackendError as error:
-            log.warning("answer_failed", backend=error.backend, problem=error.problem, question=question.id)
-        except StorageError as error:
-            log.error("answer_not_queued", problem=error.problem, remedy=error.remedy, question=question.id)
         finally:
             self._under_way.pop(question.id, None)
             if result is not Result.REPLIED:
                 self._limits.give_back(taken_at, *self._limit_keys(question.conversation, question.sender_id))
             self._count(result, question)
 
-    async def _ask_and_reply(self, question: Question, asked: str) -> Result:
-        assert self._answers is not None
-        async with self._slots:
-            if self._is_too_old(question):
-                return Result.TOO_OLD
-            started = self._clock.monotonic()
-            answer = await self._answers.answer(asked)
-            self._observe("answer", self._clock.monotonic() - started)
-        if answer is None:
-            return Result.NO_ANSWER
-        return Result.TOO_OLD if self._is_too_old(question) else await self._reply(question, answer)
+    async def _persist(self, question: Question, mode: ReplyMode, said: str) -> Result:
+        """Compose and queue the reply; what fails is tried again as long as the reply would not come too late."""
+        for planned in (*PAUSES, None):
+            pause = planned
+            try:
+                return await self._reply(question, mode, said)
+            except BackendError as error:
+                if planned is not None and error.retry_after is not None:
+                    pause = error.retry_after
+                log.warning("answer_failed", backend=error.backend, problem=error.problem, question=question.id, again_in=pause)
+            except StorageError as error:
+                log.error("answer_not_queued", problem=error.problem, remedy=error.remedy, question=question.id, again_in=pause)
+            if pause is None or self._clock.now() + timedelta(seconds=pause) - question.asked_at > self._rules.max_age:
+                break
+            await self._rest(question, pause)
+        return Result.FAILED
 
-    async def _reply(self, question: Question, text: str) -> Result:
+    async def _reply(self, question: Question, mode: ReplyMode, said: str) -> Result:
+        """One attempt. Raises BackendError and StorageError."""
+        async with self._slots if mode is ReplyMode.ANSWER else nullcontext():
+            passed = self._passed(question, mode)
+            text = None if passed else await self._compose(question, mode, said)
+        if text is None:
+            return passed or Result.NO_ANSWER
+        if (passed := self._passed(question, mode)) is not None:
+            return passed
         reply_to = question.message_ids[-1] if question.message_ids else None
         queued = await self._replies.enqueue(OutgoingReply(question.conversation, text, _key(question), reply_to, question.sender_id or None))
         return Result.REPLIED if queued else Result.ALREADY_REPLIED
 
-    def _is_too_old(self, question: Question) -> bool:
-        return self._clock.now() - question.asked_at > self._rules.max_age
+    async def _compose(self, question: Question, mode: ReplyMode, said: str) -> str | None:
+        """The reply: the question with its resolved form ``said``, or the answer to ``said``; None when the service has none. Raises BackendError."""
+        if mode is ReplyMode.REWRITE:
+            return f"「{_shortened(question.text)}」\n→ {said}"
+        assert self._answers is not None
+        started = self._clock.monotonic()
+        answer = await self._answers.answer(said)
+        self._observe("answer", self._clock.monotonic() - started)
+        return answer
+
+    async def _rest(self, question: Question, seconds: float) -> None:
+        self._resting.add(question.id)
+        try:
+            await self._clock.sleep(seconds)
+        finally:
+            self._resting.discard(question.id)
 
     async def _on_recalled(self, event: MessageRecalled) -> None:
         self._recalled.append((event.conversation, event.recall.message_id))
@@ -243,10 +266,6 @@ class Responder:
 
 def _key(question: Question) -> str:
     return f"{REPLY_PREFIX}{question.id}"
-
-
-def _said(question: Question) -> Hashable:
-    return question.conversation, question.sender_id, question.text, question.asked_at
 
 
 def _shortened(text: str) -> str:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -10,67 +8,14 @@ from zoneinfo import ZoneInfo
 import pytest
 from structlog.testing import capture_logs
 
-from core.answering import OpenAiChat
 from core.config import BotSection
-from core.events import QuestionResolved
 from core.groups import ReplyMode
-from core.messages import Question, Recall
-from core.ports import OutgoingReply
-from core.responder import ReplyRules, Responder, Result
-from storage.outbox import QueuedReply
+from core.messages import Recall
+from core.responder import PAUSES, ReplyRules, Responder, Result
 from tests.adapters.manual_clock import ManualClock, eventually
-from tests.core.answer_server import AnswerServer, answer_server, chat_answer
-from tests.core.house import GROUP, House, open_house, resolution, verdict
-
-RESOLVED = "怎么把 mmpose 部署到 TX2？"
-
-
-@dataclass
-class Scene:
-    house: House
-    server: AnswerServer
-    responder: Responder
-    number: int = 0
-    asked: list[Question] = field(default_factory=list)
-
-    async def ask(self, text: str = "怎么把它部署到 TX2？", *, sender: str = "u1", rewrite: str | None = RESOLVED, needs: bool = True, wait: bool = True) -> Question:
-        """A member asks, and the pipeline is through with it."""
-        self.number += 1
-        await self.house.clock.advance(0.001)
-        question = self.house.question(self.house.message(self.number, text, sender=sender), (self.house.message(900, "mmpose 真好用", sender="u9"),))
-        await self.publish(question, rewrite, needs=needs, wait=wait)
-        return question
-
-    async def publish(self, question: Question, rewrite: str | None = RESOLVED, *, needs: bool = True, wait: bool = True) -> None:
-        await self.house.bus.publish(QuestionResolved(question, verdict(0.9 if needs else 0.1), resolution(rewrite) if needs else None))
-        await self.house.bus.drain()
-        if wait:
-            await self.responder.drain()
-
-    async def replied(self, question: Question) -> QueuedReply | None:
-        return await self.house.outbox.get(f"reply:{question.id}")
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[AnswerServer]:
-    async with answer_server() as server:
-        server.body = chat_answer("用 mmdeploy。")
-        yield server
-
-
-async def open_scene(house: House, server: AnswerServer, **rules: object) -> Scene:
-    answers = OpenAiChat(server.url, "qwen", timeout=1.0)
-    responder = Responder(house.bus, house.delivery, house.groups, house.store, ReplyRules(**rules), answers, clock=house.clock)  # type: ignore[arg-type]
-    await responder.start()
-    return Scene(house, server, responder)
-
-
-@pytest.fixture
-async def scene(tmp_path: Path, server: AnswerServer) -> AsyncIterator[Scene]:
-    async with open_house(tmp_path / "d.db", reply=ReplyMode.REWRITE) as house:
-        scene = await open_scene(house, server)
-        yield scene
-        await scene.responder.stop()
+from tests.core.answer_server import AnswerServer
+from tests.core.house import GROUP, open_house
+from tests.core.reply_scene import RESOLVED, Scene, open_scene
 
 
 async def test_rewrite_quotes_the_question_with_its_resolved_form(scene: Scene) -> None:
@@ -129,11 +74,33 @@ async def test_failures_of_the_service_never_reach_the_group_nor_texts_the_log(s
     await scene.house.groups.set_reply(GROUP, ReplyMode.ANSWER)
     scene.server.status, scene.server.body = status, body
     with capture_logs() as logs:
-        question = await scene.ask("quokka 怎么装？", rewrite="quokka 2 怎么装？")
+        question = await scene.ask("quokka 怎么装？", rewrite="quokka 2 怎么装？", wait=False)
+        await scene.settle()
     assert await scene.replied(question) is None
     assert scene.responder.counts == {Result.FAILED: 1}
-    assert [entry["log_level"] for entry in logs if entry["event"] == "answer_failed"] == ["warning"]
+    assert [(entry["log_level"], entry["again_in"]) for entry in logs if entry["event"] == "answer_failed"] == [("warning", pause) for pause in (*PAUSES, None)]
     assert "quokka" not in str([entry for entry in logs if entry["log_level"] != "debug"])
+
+
+@pytest.mark.parametrize(("switch", "result"), [("off", Result.SWITCHED_OFF), ("mode", Result.SWITCHED_OFF), ("night", Result.QUIET_HOURS)])
+async def test_an_answer_that_comes_when_the_group_wants_none_any_more_is_not_posted(tmp_path: Path, server: AnswerServer, switch: str, result: Result) -> None:
+    clock = ManualClock(datetime(2026, 3, 2, 22, 59, 30, tzinfo=UTC))
+    async with open_house(tmp_path / "d.db", clock, reply=ReplyMode.ANSWER) as house:
+        scene = await open_scene(house, server, quiet_hours=(time(23), time(8)))
+        server.gate.clear()
+        question = await scene.ask(wait=False)
+        await eventually(lambda: server.requests)
+        if switch == "off":
+            await house.groups.switch(GROUP, False)
+        elif switch == "mode":
+            await house.groups.set_reply(GROUP, ReplyMode.REWRITE)
+        else:
+            await clock.advance(31)
+        server.gate.set()
+        await scene.responder.drain()
+        assert await scene.replied(question) is None
+        assert scene.responder.counts == {result: 1}
+        await scene.responder.stop()
 
 
 async def test_a_slow_answer_holds_up_neither_the_group_nor_later_questions(scene: Scene) -> None:
@@ -183,70 +150,6 @@ async def test_a_recalled_question_or_context_is_not_replied_to(scene: Scene, re
     assert set(scene.responder.counts) == {Result.WITHDRAWN}
 
 
-async def test_the_same_words_at_the_same_moment_under_another_id_are_not_replied_to_again(scene: Scene) -> None:
-    first = await scene.ask()
-    copy, other_member = (replace(first, id=f"feishu:g1:copy{number}", sender_id=sender) for number, sender in enumerate(("u1", "u2")))
-    for question in (copy, other_member):
-        await scene.publish(question)
-    assert await scene.replied(copy) is None
-    assert await scene.replied(other_member) is not None
-    again = await scene.ask()
-    assert await scene.replied(again) is not None
-
-
-async def resolved_in_an_earlier_run(house: House, number: int, text: str = "怎么把它部署到 TX2？", *, needs: bool = True) -> Question:
-    """What the log holds of a question whose process died before it was replied to."""
-    question = await house.ask(number, text, sender=f"u{number}")
-    await house.log.judged(question.id, verdict(0.9 if needs else 0.1))
-    if needs:
-        await house.log.resolved(question.id, resolution(RESOLVED))
-    return question
-
-
-async def test_answers_that_were_under_way_when_the_process_died_are_asked_again_and_posted_once(tmp_path: Path, server: AnswerServer) -> None:
-    async with open_house(tmp_path / "d.db", reply=ReplyMode.ANSWER) as house:
-        too_old = await resolved_in_an_earlier_run(house, 1)
-        await house.clock.advance(301)
-        needing, alone, answered, unjudged = (
-            await resolved_in_an_earlier_run(house, 2),
-            await resolved_in_an_earlier_run(house, 3, "mmpose 怎么安装？", needs=False),
-            await resolved_in_an_earlier_run(house, 4),
-            await house.ask(5, sender="u5"),
-        )
-        await house.delivery.enqueue(OutgoingReply(GROUP, "答案", f"reply:{answered.id}"))
-        scene = await open_scene(house, server)
-        for _ in range(2):
-            await scene.responder.take_up(house.log, ["feishu"])
-        await scene.publish(needing)  # its own run publishes it too
-        assert sorted(request[2]["messages"][1]["content"] for request in server.requests) == ["mmpose 怎么安装？", RESOLVED]
-        assert [await scene.replied(question) is not None for question in (needing, alone, too_old, unjudged)] == [True, True, False, False]
-        await scene.responder.take_up(house.log, ["feishu"])
-        await scene.house.bus.drain()
-        assert len(server.requests) == 2
-        await scene.responder.stop()
-
-
-async def test_what_another_process_may_be_answering_is_left_to_it(tmp_path: Path, server: AnswerServer) -> None:
-    async with open_house(tmp_path / "d.db", reply=ReplyMode.ANSWER) as house:
-        question = await resolved_in_an_earlier_run(house, 1)
-        scene = await open_scene(house, server)
-        await scene.responder.take_up(house.log, ["wechat"])
-        await scene.house.bus.drain()
-        assert await scene.replied(question) is None
-        assert scene.responder.counts == {}
-
-
-async def test_a_rewrite_that_was_not_queued_when_the_process_died_is_posted_by_the_next_run(tmp_path: Path, server: AnswerServer) -> None:
-    async with open_house(tmp_path / "d.db", reply=ReplyMode.REWRITE) as house:
-        question = await resolved_in_an_earlier_run(house, 1)
-        scene = await open_scene(house, server)
-        await scene.responder.take_up(house.log, ["feishu"])
-        await scene.house.bus.drain()
-        queued = await scene.replied(question)
-        assert queued is not None
-        assert queued.reply.text.endswith(RESOLVED)
-
-
 async def test_limits_by_group_and_by_member_hold_over_a_restart(tmp_path: Path, server: AnswerServer) -> None:
     clock = ManualClock()
     async with open_house(tmp_path / "d.db", clock, reply=ReplyMode.REWRITE) as house:
@@ -268,7 +171,8 @@ async def test_a_failed_answer_does_not_count_against_the_limits(tmp_path: Path,
     async with open_house(tmp_path / "d.db", reply=ReplyMode.ANSWER) as house:
         scene = await open_scene(house, server, group_per_hour=1)
         server.status = 500
-        await scene.ask()
+        await scene.ask(wait=False)
+        await scene.settle()
         server.status = 200
         assert await scene.replied(await scene.ask()) is not None
         assert await scene.replied(await scene.ask()) is None
