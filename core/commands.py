@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,6 +29,7 @@ log = structlog.get_logger(__name__)
 COMMAND_PREFIX = "command:"
 """Idempotency keys of answers to commands: this and the key of the message."""
 COMMANDS_PER_HOUR = 10
+COMMANDS_REMEMBERED = 1000
 
 
 class Action(StrEnum):
@@ -120,7 +122,7 @@ class CommandHandler:
         clock: Clock | None = None,
     ) -> None:
         """
-        :param admins: sender ids, ``platform:id``, or shown names (which a member may take on where the platform lets them).
+        :param admins: sender ids, or ``platform:id``. Shown names count for nothing: a member may take on any.
         :param chat_admins: by platform, who tells the owner and the managers of a group: they may command the bot in their group.
         """
         self._replies, self._groups, self._consent, self._statistics, self._complaints = replies, groups, consent, statistics, complaints
@@ -128,25 +130,34 @@ class CommandHandler:
         self._chat_admins = chat_admins or {}
         self._limits = HourlyLimits()
         self._under_way: set[str] = set()
+        self._heard: deque[Message] = deque(maxlen=COMMANDS_REMEMBERED)
 
     async def handle(self, message: Message, command: Command, *, allowed: bool) -> None:
         """Raises StorageError: the platform is to deliver the command again."""
         key = f"{COMMAND_PREFIX}{message.key}"
-        if key in self._under_way:
+        if key in self._under_way or self._is_copy(message):
             return
         self._under_way.add(key)
+        self._heard.append(message)
         try:
             # In a group that the bot does not work in, an owner's wish does not make it speak.
             admin = self._is_named(message) or (allowed and await self._leads_the_group(message, command))
             if (allowed or admin) and not await self._replies.known(key):
                 await self._carry_out(message, command, key, admin=admin, allowed=allowed)
+        except Exception:  # whatever failed: the command comes again, perhaps under another id
+            self._heard.remove(message)
+            raise
         finally:
             self._under_way.discard(key)
 
+    def _is_copy(self, message: Message) -> bool:
+        """The member's last command here was the same, a moment ago: platforms were seen to deliver one message under two ids."""
+        last = next((heard for heard in reversed(self._heard) if heard.conversation == message.conversation and heard.sender_id == message.sender_id), None)
+        return last is not None and message.repeats(last)
+
     def _is_named(self, message: Message) -> bool:
         """The sender is an admin of the config."""
-        names = {message.sender_id, f"{message.platform}:{message.sender_id}", message.sender_name} - {""}
-        return not names.isdisjoint(self._admins)
+        return not self._admins.isdisjoint({message.sender_id, f"{message.platform}:{message.sender_id}"})
 
     async def _leads_the_group(self, message: Message, command: Command) -> bool:
         """The sender is the owner or a manager of the group; only asked where it matters."""

@@ -142,7 +142,7 @@ async def open_house(
     await consent.load()
     adapters: dict[str, Adapter] = {adapter.platform: adapter}
     delivery = Delivery(outbox, adapters, timedelta(seconds=300), clock=clock)
-    commands = CommandHandler(delivery, groups, consent, store, store, ["boss", "名字chief"], chat_admins={adapter.platform: leaders or Leaders()}, clock=clock)
+    commands = CommandHandler(delivery, groups, consent, store, store, ["boss", "feishu:chief"], chat_admins={adapter.platform: leaders or Leaders()}, clock=clock)
     ingest = Ingest(inbox, bus, groups, consent, commands, delivery, NOTICE, clock=clock)
     house = House(clock, database, bus, inbox, members, outbox, SqlQuestionLog(database), store, groups, consent, delivery, commands, ingest, adapter)
 

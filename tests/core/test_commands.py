@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.commands import COMMANDS_PER_HOUR, Action, Command, parse_command
+from core.errors import StorageError
 from core.groups import ReplyMode
 from core.messages import ConversationKey, Recall
 from core.ports import OutgoingReply
@@ -79,6 +82,31 @@ async def test_admins_switch_the_group_and_a_restart_keeps_it(tmp_path: Path) ->
         assert await house.texts() == ["记录"]
 
 
+async def test_who_takes_the_name_or_the_id_of_an_admin_for_a_name_is_none(house: House) -> None:
+    for number, name in enumerate(["boss", "feishu:boss", "名字boss"]):
+        await house.ingest.message(replace(house.message(number, "/dj off", sender=f"u{number}"), sender_name=name))
+    assert house.groups.enabled(GROUP)
+
+
+async def test_a_command_that_comes_under_another_id_is_carried_out_and_answered_once(house: House) -> None:
+    assert await house.say(1, "/dj off", sender="boss")
+    assert not await house.say(2, "/dj off", sender="boss")
+    assert await house.say(3, "/dj on", sender="boss")
+    assert await house.say(4, "/dj off", sender="boss"), "it was not the last one"
+    await house.clock.advance(11)
+    assert await house.say(5, "/dj off", sender="boss"), "it was typed again"
+
+
+async def test_a_command_that_failed_is_carried_out_when_it_comes_again_under_another_id(house: House, tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "d.db")
+    other.execute("CREATE TRIGGER refuse BEFORE INSERT ON replies BEGIN SELECT RAISE(ABORT, 'no'); END")
+    with pytest.raises(StorageError):
+        await house.say(1, "/dj help")
+    other.execute("DROP TRIGGER refuse")
+    other.close()
+    assert await house.say(2, "/dj help")
+
+
 async def test_members_may_not_command_but_may_leave(house: House) -> None:
     for number, text in enumerate(["/dj off", "/dj status", "/dj stats", "/dj reply answer"]):
         assert "管理员" in await house.say(number, text)
@@ -144,9 +172,13 @@ async def test_nothing_that_a_member_typed_comes_back(house: House) -> None:
 
 
 async def test_a_member_cannot_flood_the_group_with_commands_yet_is_always_heard_opting_out(house: House) -> None:
-    answers = [await house.say(number, "/dj help") for number in range(COMMANDS_PER_HOUR + 5)]
+    answers = []
+    for number in range(COMMANDS_PER_HOUR + 5):
+        answers.append(await house.say(number, "/dj help"))
+        await house.clock.advance(11)
     assert sum(bool(answer) for answer in answers) == COMMANDS_PER_HOUR
     assert await house.say(100, "/dj opt out")
+    await house.clock.advance(11)
     assert not await house.say(101, "/dj opt out")
     assert house.consent.opted_out("feishu", "u1")
     assert await house.say(102, "/dj help", sender="u2")
@@ -189,6 +221,7 @@ async def test_wrong_marks_the_last_or_the_quoted_reply(house: House) -> None:
     await house.clock.advance(1)
     assert "没有找到" in await house.say(5, "/dj wrong", reply_to="om_unknown")
     assert "已记下" in await house.say(6, "/dj wrong", reply_to="om_0")
+    await house.clock.advance(11)
     assert "已记下" in await house.say(7, "/dj wrong", reply_to="om_0")
     assert list(await house.store.complained()) == [second.id, first.id]
     await house.ingest.recall(Recall("feishu", "g1", "m2", house.clock.now()))
