@@ -21,6 +21,7 @@ from core.pipeline import Pipeline, PipelineSettings
 from core.ports import Adapter, ChatAdmins
 from core.question_filter import QuestionFilter
 from core.timings import Observe, unobserved
+from storage.announcements import SqlAnnouncements
 from storage.engine import Database, open_database
 from storage.groups import SqlGroups
 from storage.inbox import SqlInbox
@@ -88,7 +89,8 @@ async def open_spine(
         delivery = Delivery(SqlOutbox(database), adapters or {}, timedelta(seconds=config.bot.max_reply_age_seconds), observe=observe, clock=clock)
         commands = _commands(config, delivery, groups, consent, states, adapters, clock) if adapters else None
         notice = config.privacy.notice if config.privacy.post_notice else ""
-        ingest = Ingest(inbox, bus, groups, consent, commands, delivery, notice, collect_all=collect_all, observe=observe, clock=clock)
+        announcements = SqlAnnouncements(database)
+        ingest = Ingest(inbox, bus, groups, consent, commands, delivery, notice, announcements=announcements, collect_all=collect_all, observe=observe, clock=clock)
         await bus.start()
         stack.push_async_callback(bus.stop)
         stack.push_async_callback(pipeline.stop)

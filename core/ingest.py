@@ -19,7 +19,7 @@ from core.delivery import NOTICE_PREFIX, ReplyQueue
 from core.events import MessageRecalled, MessageStored
 from core.groups import Groups
 from core.messages import ConversationKey, Message, MessageKind, Recall
-from core.ports import Inbox, OutgoingReply
+from core.ports import Announcements, Inbox, OutgoingReply
 from core.text import clean_text
 from core.timings import Observe, unobserved
 
@@ -68,18 +68,22 @@ class Ingest:
         replies: ReplyQueue | None = None,
         notice: str = "",
         *,
+        announcements: Announcements | None = None,
         collect_all: bool = False,
         observe: Observe = unobserved,
         clock: Clock | None = None,
     ) -> None:
         """
         :param commands: None: command lines are dropped without effect.
-        :param notice: posted once in each group that the bot joins, through ``replies``; "" for none.
+        :param notice: posted once in each group that the bot works in, through ``replies``: when it joins, or before its first message is stored; "" for none.
+        :param announcements: None: nothing is remembered (replays, the console).
         :param collect_all: take every group (replays, the console).
         """
         self._inbox, self._bus, self._groups, self._consent = inbox, bus, groups, consent
         self._commands, self._replies, self._notice = commands, replies, notice
         self._collect_all, self._observe, self._clock = collect_all, observe, clock or SystemClock()
+        self.announcements: Announcements = announcements or _NoAnnouncements()
+        self._introduced: set[ConversationKey] = set()
         self._own: set[tuple[str, str]] = set()
         self._refused_groups: set[ConversationKey] = set()
         self.counts: dict[str, IngestCounts] = {}
@@ -104,6 +108,7 @@ class Ingest:
         if (reason := self._refusal(message)) is not None:
             counts.dropped[reason] += 1
             return
+        await self._introduce(message.conversation)
         await self._store([message], live=True)
 
     async def recall(self, recall: Recall) -> None:
@@ -117,8 +122,8 @@ class Ingest:
     async def joined(self, conversation: ConversationKey, chat_name: str) -> None:
         """Post the privacy notice, once in the life of a group. Raises StorageError."""
         log.info("group_joined", platform=conversation.platform, group=conversation.chat_id, name=chat_name)
-        if self._allowed(conversation, chat_name) and self._replies is not None and self._notice:
-            await self._replies.enqueue(OutgoingReply(conversation, self._notice, f"{NOTICE_PREFIX}{conversation}"))
+        if self._allowed(conversation, chat_name):
+            await self._introduce(conversation)
 
     async def left(self, conversation: ConversationKey) -> None:
         log.info("group_left", platform=conversation.platform, group=conversation.chat_id)
@@ -145,6 +150,13 @@ class Ingest:
         return await self._store(admitted, live=live)
 
     # --- what they share
+
+    async def _introduce(self, conversation: ConversationKey) -> None:
+        """Queue the privacy notice where it was never queued: an admin allows most groups after the bot has joined them, and some platforms tell of no joining."""
+        if self._replies is None or not self._notice or self._collect_all or conversation in self._introduced:
+            return
+        await self._replies.enqueue(OutgoingReply(conversation, self._notice, f"{NOTICE_PREFIX}{conversation}"))
+        self._introduced.add(conversation)
 
     async def _store(self, messages: Sequence[Message], *, live: bool) -> int:
         started = self._clock.monotonic()
@@ -190,6 +202,17 @@ class Ingest:
         if counts is None:
             counts = self.counts[platform] = IngestCounts()
         return counts
+
+
+class _NoAnnouncements:
+    """Remembers nothing."""
+
+    async def add(self, platform: str, message_id: str) -> None: ...
+
+    async def settle(self, platform: str, message_id: str) -> None: ...
+
+    async def unsettled(self, platform: str) -> Sequence[str]:
+        return ()
 
 
 def _cleaned(message: Message) -> Message:

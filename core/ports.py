@@ -7,9 +7,9 @@ language models inside ``core`` and are ports only so that a pipeline can be wir
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from core.messages import ConversationKey, GateVersion, Message, Question, Recall, Resolution, Utterance, Verdict
@@ -181,11 +181,16 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """State of an adapter. ``last_event_age`` in seconds, None before the first event."""
+    """State of an adapter. ``last_event_age`` in seconds, None before the first event.
+
+    ``waiting``: messages that arrived and are not handed to the sink yet; ``dropped``: those that were given up before, by reason.
+    """
 
     connected: bool
     detail: str = ""
     last_event_age: float | None = None
+    waiting: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +204,25 @@ class OutgoingReply:
     mention: str | None = None
 
 
+class Announcements(Protocol):
+    """Ids of messages that a platform has named, until their adapter has fetched and delivered them: over a crash and a restart. All methods raise StorageError."""
+
+    async def add(self, platform: str, message_id: str) -> None:
+        """Durable when it returns. A repeated name changes nothing."""
+
+    async def settle(self, platform: str, message_id: str) -> None:
+        """The message was delivered, or there is nothing to deliver."""
+
+    async def unsettled(self, platform: str) -> Sequence[str]:
+        """What is still to be fetched, oldest first; what no platform can still have is left out and forgotten."""
+
+
 class MessageSink(Protocol):
     """What an adapter hands its events to. ``message`` returns only when the message is stored: acknowledge the platform after it."""
+
+    @property
+    def announcements(self) -> Announcements:
+        """For platforms that tell only the id of a message, and only once."""
 
     async def message(self, message: Message) -> None: ...
 

@@ -11,6 +11,7 @@
                                                 └─ complaints a member called the reply wrong; at most one per question
     replies   the outbox            members   consent           group_settings   what admins switched in a group
     job_schedules   from when on each periodic job is due      job_runs   its last run
+    announcements   ids of messages that a platform has named and that are not fetched yet
 
 Times are aware datetimes in UTC on the Python side. Row ids ascend in order of arrival.
 """
@@ -196,6 +197,16 @@ members = sa.Table(
     sa.Column("platform", sa.Text(), primary_key=True),
     sa.Column("sender_id", sa.Text(), primary_key=True),
     sa.Column("opted_out_at", UtcDateTime()),
+)
+
+announcements = sa.Table(
+    "announcements",
+    metadata,
+    _row_id(),
+    sa.Column("platform", sa.Text(), nullable=False),
+    sa.Column("message_id", sa.Text(), nullable=False),
+    sa.Column("announced_at", UtcDateTime(), nullable=False),
+    sa.UniqueConstraint("platform", "message_id"),
 )
 
 group_settings = sa.Table(

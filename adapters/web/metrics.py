@@ -92,13 +92,17 @@ class _SourceCollector(Collector):
     def _adapters(self) -> Iterable[Metric]:
         connected = GaugeMetricFamily("doujie_adapter_connected", "1 while the adapter is connected", labels=["platform"])
         age = GaugeMetricFamily("doujie_adapter_last_event_age_seconds", "Time since the last event of the platform", labels=["platform"])
+        waiting = GaugeMetricFamily("doujie_adapter_waiting", "Messages that arrived and are not handed on yet", labels=["platform"])
+        dropped = CounterMetricFamily("doujie_adapter_dropped", "Messages that the adapter gave up", labels=["platform", "reason"])
         for platform, adapter in self._sources.adapters.items():
             health = adapter.health()
+            waiting.add_metric([platform], health.waiting)
+            for reason, number in health.dropped.items():
+                dropped.add_metric([platform, reason], number)
             connected.add_metric([platform], float(health.connected))
             if health.last_event_age is not None:
                 age.add_metric([platform], health.last_event_age)
-        yield connected
-        yield age
+        yield from (connected, age, waiting, dropped)
 
     def _ingest(self) -> Iterable[Metric]:
         if self._sources.ingest is None:

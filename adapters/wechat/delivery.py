@@ -31,6 +31,11 @@ class RoomQueues:
         self._workers: dict[str, asyncio.Task[None]] = {}
         self.dropped = 0
 
+    @property
+    def waiting(self) -> int:
+        """Jobs that are not begun."""
+        return sum(map(len, self._jobs.values()))
+
     def submit(self, room_id: str, job: Job) -> None:
         self._jobs.setdefault(room_id, deque()).append(job)
         if room_id not in self._workers:
@@ -67,14 +72,17 @@ class RoomQueues:
 
 
 class Intake(Generic[Payload]):
-    """Fetches payloads by id, several at a time, and calls ``hand`` with them in the order of :meth:`submit`.
+    """Fetches payloads by id, several at a time, and calls ``hand`` with id and payload in the order of :meth:`submit`.
 
+    Before its first fetch each id goes to ``announce``, so that it can be kept where a crash does not reach it.
     A fetch that fails is tried again; after some seconds the later messages go on, and the failing one is handed over whenever a later try succeeds.
     An id that is on its way is not fetched twice; one that was given up may come again.
     """
 
-    def __init__(self, fetch: Callable[[str], Awaitable[Payload]], hand: Callable[[Payload], None], clock: Clock) -> None:
-        self._fetch, self._hand, self._clock = fetch, hand, clock
+    def __init__(
+        self, announce: Callable[[str], Awaitable[None]], fetch: Callable[[str], Awaitable[Payload]], hand: Callable[[str, Payload], None], clock: Clock
+    ) -> None:
+        self._announce, self._fetch, self._hand, self._clock = announce, fetch, hand, clock
         self._slots = asyncio.Semaphore(_CONCURRENT_FETCHES)
         self._fetching: asyncio.Queue[tuple[str, asyncio.Task[Payload | None]]] = asyncio.Queue()
         self._under_way: set[str] = set()
@@ -84,6 +92,11 @@ class Intake(Generic[Payload]):
         self._idle.set()
         self.dropped = 0
 
+    @property
+    def waiting(self) -> int:
+        """Ids whose payload is not handed over yet."""
+        return len(self._under_way)
+
     def start(self) -> None:
         self._router = asyncio.create_task(self._route(), name="wechat-intake")
 
@@ -92,7 +105,7 @@ class Intake(Generic[Payload]):
             return
         self._under_way.add(message_id)
         self._idle.clear()
-        self._fetching.put_nowait((message_id, self._spawn(self._try(message_id, _FETCH_PAUSES))))
+        self._fetching.put_nowait((message_id, self._spawn(self._begin(message_id))))
 
     async def drain(self, seconds: float) -> None:
         """Wait until all fetched payloads are handed over, at most ``seconds``, then stop; what is left is cancelled."""
@@ -122,6 +135,10 @@ class Intake(Generic[Payload]):
             else:
                 self._finish(message_id, payload)
 
+    async def _begin(self, message_id: str) -> Payload | None:
+        await self._announce(message_id)
+        return await self._try(message_id, _FETCH_PAUSES)
+
     async def _late(self, message_id: str) -> None:
         log.warning("wechat.payload_late", message_id=message_id)
         await self._clock.sleep(_LATE_PAUSES[0])
@@ -129,12 +146,12 @@ class Intake(Generic[Payload]):
         if payload is None:
             self.dropped += 1
             self._done(message_id)
-            log.error("wechat.message_dropped", reason="payload not available", message_id=message_id)
+            log.error("wechat.payload_missing", message_id=message_id, next_try="at the next connection")
         else:
             self._finish(message_id, payload)
 
     def _finish(self, message_id: str, payload: Payload) -> None:
-        self._hand(payload)
+        self._hand(message_id, payload)
         self._done(message_id)
 
     async def _try(self, message_id: str, pauses: tuple[float, ...]) -> Payload | None:

@@ -19,11 +19,12 @@ from adapters.checks import Finding
 from adapters.wechat.delivery import Intake, RoomQueues, cancel, first_of
 from adapters.wechat.payloads import MENTION_SEPARATOR, PLATFORM, RECALLED, RawMessage, kind_of, quote_in, recalled_id, sent_at, shown_text, without_mention
 from adapters.wechat.puppet import Deadlines, EventKind, PuppetClient, PuppetError, PuppetEvent, endpoint_of
+from adapters.wechat.puppet_names import PuppetNames
 from adapters.wechat.qr import show_qr_code
 from adapters.wechat.recent import Recent
 from core.clock import Clock, SystemClock
 from core.config import WechatSection
-from core.errors import ConfigError, SendError
+from core.errors import ConfigError, SendError, StorageError
 from core.messages import ConversationKey, Message, MessageKind, Recall
 from core.ports import Capabilities, Health, MessageSink, OutgoingReply
 
@@ -56,10 +57,10 @@ class WechatyAdapter:
     ) -> None:
         self._config, self._clock = config, clock or SystemClock()
         self._timing, self._deadlines, self._terminal = timing or Timing(), deadlines or Deadlines(), terminal
-        self._names = AgedCache(self._clock, "")
+        self._names = PuppetNames(self._clock, self._connected)
         self._admins: AgedCache[frozenset[str]] = AgedCache(self._clock, frozenset(), _ADMINS_AGE_SECONDS)
         self._rooms = RoomQueues(self._clock)
-        self._intake: Intake[RawMessage] = Intake(self._fetch, self._hand, self._clock)
+        self._intake: Intake[RawMessage] = Intake(self._note, self._fetch, self._hand, self._clock)
         self._sent, self._seen = Recent(1000), Recent(5000)
         self._sink: MessageSink | None = None
         self._client: PuppetClient | None = None
@@ -112,7 +113,7 @@ class WechatyAdapter:
         text = reply.text
         mention_ids: tuple[str, ...] = ()
         if reply.mention:
-            name = await self._member_name(room_id, reply.mention)
+            name = await self._names.member(room_id, reply.mention)
             text, mention_ids = (f"@{name}{MENTION_SEPARATOR}{text}", (reply.mention,)) if name else (text, ())
         # Remembered before it is sent: the echo may be faster than the answer to the call.
         self._sent.add((room_id, text))
@@ -133,13 +134,14 @@ class WechatyAdapter:
 
     def health(self) -> Health:
         age = None if self._last_event is None else self._clock.monotonic() - self._last_event
-        return Health(self._client is not None and not self._detail, self._detail, age)
+        dropped = {"payload_missing": self._intake.dropped, "not_stored": self._rooms.dropped}
+        return Health(self._client is not None and not self._detail, self._detail, age, self._intake.waiting + self._rooms.waiting, dropped)
 
     async def groups(self) -> list[tuple[str, str]]:
         """(room id, topic) of each room of the account. Needs no start. Raises ConfigError for a bad endpoint, SendError when the service does not tell."""
         try:
             async with self._any_client() as client:
-                return [(room_id, await self._topic(client, room_id)) for room_id in await client.room_ids()]
+                return [(room_id, await self._names.topic(room_id, client)) for room_id in await client.room_ids()]
         except PuppetError as error:
             raise SendError(PLATFORM, error.problem, permanent=error.permanent, retry_after=error.retry_after) from error
 
@@ -202,6 +204,7 @@ class WechatyAdapter:
             self._client, self._detail, self._last_sign = client, "", self._clock.monotonic()
             self._attempted.set()
             log.info("wechat.connected")
+            await self._take_up()
             works = [asyncio.create_task(self._listen(client), name="wechaty-events"), asyncio.create_task(self._watch(client), name="wechaty-liveness")]
             try:
                 done, _ = await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
@@ -242,17 +245,19 @@ class WechatyAdapter:
     async def _listen(self, client: PuppetClient) -> None:
         async for event in client.events():
             self._last_event = self._last_sign = self._clock.monotonic()
-            if self._stopping:
-                continue
             try:
-                self._on_event(event)
+                await self._on_event(event)
             except (KeyError, TypeError, ValueError) as error:
                 log.warning("wechat.bad_event", kind=event.kind, error=type(error).__name__)
             if event.kind == EventKind.RESET:
                 return
 
-    def _on_event(self, event: PuppetEvent) -> None:
+    async def _on_event(self, event: PuppetEvent) -> None:
         match event.kind:
+            case EventKind.MESSAGE if self._stopping:
+                await self._note(_required(event, "messageId"))  # for the next start: the service does not name it again
+            case _ if self._stopping:
+                return
             case EventKind.MESSAGE:
                 self._intake.submit(_required(event, "messageId"))
             case EventKind.DONG:
@@ -265,11 +270,11 @@ class WechatyAdapter:
             case EventKind.SCAN:
                 self._on_scan(event.data)
             case EventKind.ROOM_TOPIC:
-                self._on_topic(_required(event, "roomId"), event.data.get("newTopic"))
+                self._names.renamed(_required(event, "roomId"), event.data.get("newTopic"))
             case EventKind.ROOM_JOIN | EventKind.ROOM_LEAVE:
                 self._on_members(event)
             case EventKind.DIRTY:
-                self._names.forget(("topic", str(event.data.get("payloadId"))))
+                self._names.renamed(str(event.data.get("payloadId")), None)
                 self._admins.forget(str(event.data.get("payloadId")))
 
     def _on_login(self, contact_id: str) -> None:
@@ -283,12 +288,6 @@ class WechatyAdapter:
             self._shown_code, self._detail = code, "waiting for the QR code to be scanned"
             show_qr_code(code, self._terminal or sys.stdout)
 
-    def _on_topic(self, room_id: str, topic: object) -> None:
-        if isinstance(topic, str) and topic:
-            self._names.put(("topic", room_id), topic)
-        else:
-            self._names.forget(("topic", room_id))
-
     def _on_members(self, event: PuppetEvent) -> None:
         room_id = _required(event, "roomId")
         joined = event.kind == EventKind.ROOM_JOIN
@@ -297,17 +296,39 @@ class WechatyAdapter:
 
     # -- messages
 
+    async def _note(self, message_id: str) -> None:
+        """Remember a message that has only been named: neither a crash nor a restart loses it before it is delivered."""
+        assert self._sink is not None
+        try:
+            await self._sink.announcements.add(PLATFORM, message_id)
+        except StorageError as error:  # it may be fetched and stored in time all the same
+            log.warning("wechat.message_not_noted", problem=error.problem)
+
+    async def _take_up(self) -> None:
+        """Fetch what was named before this connection and has not been delivered."""
+        assert self._sink is not None
+        try:
+            for message_id in await self._sink.announcements.unsettled(PLATFORM):
+                self._intake.submit(message_id)
+        except StorageError as error:
+            log.warning("wechat.messages_not_taken_up", problem=error.problem)
+
     async def _fetch(self, message_id: str) -> RawMessage:
         if self._client is None:
             raise PuppetError("not connected")
         return await self._client.message(message_id)
 
-    def _hand(self, raw: RawMessage) -> None:
-        if raw.room_id:
-            self._rooms.submit(raw.room_id, functools.partial(self._deliver, raw))
+    def _hand(self, message_id: str, raw: RawMessage) -> None:
+        self._rooms.submit(raw.room_id, functools.partial(self._deliver, message_id, raw))
 
-    async def _deliver(self, raw: RawMessage) -> None:
-        """Pass one message of a room on; raises what the sink raises, to be called again."""
+    async def _deliver(self, message_id: str, raw: RawMessage) -> None:
+        """Pass one message on; raises what the sink raises, to be called again."""
+        assert self._sink is not None
+        if raw.room_id:
+            await self._pass_on(raw)
+        await self._sink.announcements.settle(PLATFORM, message_id)
+
+    async def _pass_on(self, raw: RawMessage) -> None:
         assert self._sink is not None
         await self._know_self()
         own = raw.from_id == self._self_id if self._self_id else (raw.room_id, raw.text) in self._sent
@@ -326,7 +347,8 @@ class WechatyAdapter:
             kind, content, reply_to = MessageKind.TEXT, quote.text, quote.quoted_id
         if kind is MessageKind.TEXT:
             mentioned = self._self_id in raw.mention_ids
-            names = await self._own_names(raw.room_id) if mentioned or "@" in content else ()
+            asked = self._self_id and (mentioned or "@" in content)
+            names = await self._names.all_of(raw.room_id, self._self_id) if asked else ()
             content = without_mention(content, names, mentioned=mentioned)
         return Message(
             platform=PLATFORM,
@@ -335,8 +357,8 @@ class WechatyAdapter:
             sender_id=raw.from_id,
             text=shown_text(kind, content),
             sent_at=sent_at(raw.timestamp, self._clock.now()),
-            chat_name=await self._room_topic(raw.room_id),
-            sender_name=await self._member_name(raw.room_id, raw.from_id),
+            chat_name=await self._names.topic(raw.room_id),
+            sender_name=await self._names.member(raw.room_id, raw.from_id),
             kind=kind,
             mentions=raw.mention_ids,
             reply_to=reply_to,
@@ -349,7 +371,7 @@ class WechatyAdapter:
             return
         conversation = ConversationKey(PLATFORM, room_id)
         if joined:
-            await self._sink.joined(conversation, await self._room_topic(room_id))
+            await self._sink.joined(conversation, await self._names.topic(room_id))
         else:
             await self._sink.left(conversation)
 
@@ -360,28 +382,6 @@ class WechatyAdapter:
         if self._identity is None:
             self._identity = asyncio.create_task(first_of(self._logged_in.wait(), self._clock.sleep(self._timing.login_wait)), name="wechaty-login")
         await asyncio.shield(self._identity)
-
-    # -- names
-
-    async def _own_names(self, room_id: str) -> tuple[str, ...]:
-        if not self._self_id:
-            return ()
-        return await self._contact_name(self._self_id), await self._alias(room_id, self._self_id)
-
-    async def _member_name(self, room_id: str, contact_id: str) -> str:
-        return await self._alias(room_id, contact_id) or await self._contact_name(contact_id)
-
-    async def _alias(self, room_id: str, contact_id: str) -> str:
-        return await self._names.get(("alias", room_id, contact_id), lambda: self._connected().member_alias(room_id, contact_id), PuppetError)
-
-    async def _contact_name(self, contact_id: str) -> str:
-        return await self._names.get(("contact", contact_id), lambda: self._connected().contact_name(contact_id), PuppetError)
-
-    async def _room_topic(self, room_id: str) -> str:
-        return await self._names.get(("topic", room_id), lambda: self._connected().room_topic(room_id), PuppetError)
-
-    async def _topic(self, client: PuppetClient, room_id: str) -> str:
-        return await self._names.get(("topic", room_id), lambda: client.room_topic(room_id), PuppetError)
 
     def _connected(self) -> PuppetClient:
         if self._client is None:

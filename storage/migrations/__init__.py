@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from core.errors import StorageError
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision in ``versions``."""
 
 

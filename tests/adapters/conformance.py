@@ -93,6 +93,27 @@ class Wire(Protocol):
         """Let ``seconds`` of the adapter's clock pass (a manual clock: no real waiting)."""
 
 
+class ListedAnnouncements:
+    """:class:`core.ports.Announcements` in memory. ``errors``: raised by the next additions."""
+
+    def __init__(self) -> None:
+        self.named: list[str] = []
+        self.errors: list[Exception] = []
+
+    async def add(self, platform: str, message_id: str) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        if message_id not in self.named:
+            self.named.append(message_id)
+
+    async def settle(self, platform: str, message_id: str) -> None:
+        if message_id in self.named:
+            self.named.remove(message_id)
+
+    async def unsettled(self, platform: str) -> Sequence[str]:
+        return list(self.named)
+
+
 @dataclass
 class RecordingSink:
     """A :class:`core.ports.MessageSink` that remembers, and that can be slow (:meth:`hold`) or fail (``errors``). ``waiting``: replies for platforms that fetch them."""
@@ -103,6 +124,7 @@ class RecordingSink:
     leaves: list[ConversationKey] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
     waiting: list[OutgoingReply] = field(default_factory=list)
+    announcements: ListedAnnouncements = field(default_factory=ListedAnnouncements)
     entered: int = 0
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from grpclib.const import Status
 from tests.adapters.feishu.loopback import LoopbackFeishu
 from tests.adapters.manual_clock import eventually
 from tests.adapters.watched_loop import watched_loop
+from tests.adapters.wechat.loopback_puppet import LoopbackPuppet
 from tests.bots.live_wires import (
     FeishuWire,
     LeapingClock,
@@ -181,6 +182,24 @@ async def test_killed_between_store_answer_and_send_it_loses_nothing_and_repeats
         assert sorted(shown) == answers_to(count)
         assert sorted(shown.values()) == [1, 1, 1, 2]  # twice only where the bot died before it was told
         assert len(answers.asked) > len(deaths)
+
+
+async def test_what_it_had_heard_of_but_not_fetched_when_it_died_is_stored_after_its_restart(tmp_path: Path, warm: Warm) -> None:
+    """The service names each message once and never again."""
+    async with LoopbackPuppet() as puppet:
+        config, wire = write_config(tmp_path, puppet=puppet), WechatWire(puppet, system_clock().now)
+        puppet.hanging.add("MessagePayload")
+        async with MortalBot(warm, config, "wechat") as bot:
+            await talk(wire, range(10))
+            await eventually(lambda: rows(config, "SELECT count(*) FROM announcements") == [(10,)], PATIENCE)
+            bot.kill()
+            puppet.hanging.clear()
+            await bot.restart_after(1)
+            await eventually(lambda: len(stored(config, "wechat")) == 10, PATIENCE)
+            await talk(wire, range(10, 12))
+            await eventually(lambda: len(stored(config, "wechat")) == 12 and rows(config, "SELECT count(*) FROM announcements") == [(0,)], PATIENCE)
+            await bot.finish()
+        assert rows(config, "SELECT message_id FROM messages ORDER BY id") == [(f"m{index}",) for index in range(12)]
 
 
 async def test_both_platforms_in_one_process_with_health_and_metrics(tmp_path: Path) -> None:

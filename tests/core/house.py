@@ -17,6 +17,7 @@ from core.groups import Groups, ReplyMode
 from core.ingest import Ingest
 from core.messages import ContextLine, ConversationKey, Message, Question, Resolution, Utterance, Verdict
 from core.ports import Adapter, Capabilities, Health, MessageSink, OutgoingReply
+from storage.announcements import SqlAnnouncements
 from storage.engine import Database, open_database
 from storage.groups import SqlGroups
 from storage.inbox import SqlInbox
@@ -130,6 +131,7 @@ async def open_house(
     reply: ReplyMode = ReplyMode.OFF,
     adapter: RecordingAdapter | None = None,
     leaders: Leaders | None = None,
+    notice: str = "",
 ) -> AsyncIterator[House]:
     clock, adapter = clock or ManualClock(), adapter or RecordingAdapter()
     if not _EMPTY:
@@ -143,7 +145,7 @@ async def open_house(
     adapters: dict[str, Adapter] = {adapter.platform: adapter}
     delivery = Delivery(outbox, adapters, timedelta(seconds=300), clock=clock)
     commands = CommandHandler(delivery, groups, consent, store, store, ["boss", "feishu:chief"], chat_admins={adapter.platform: leaders or Leaders()}, clock=clock)
-    ingest = Ingest(inbox, bus, groups, consent, commands, delivery, NOTICE, clock=clock)
+    ingest = Ingest(inbox, bus, groups, consent, commands, delivery, notice, announcements=SqlAnnouncements(database), clock=clock)
     house = House(clock, database, bus, inbox, members, outbox, SqlQuestionLog(database), store, groups, consent, delivery, commands, ingest, adapter)
 
     async def stored(event: MessageStored) -> None:

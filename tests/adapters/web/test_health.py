@@ -79,7 +79,7 @@ async def test_metrics_tell_what_happened(house: House) -> None:
     responder = Responder(house.bus, house.delivery, house.groups, house.store, ReplyRules(), clock=house.clock)
     sources: dict[str, Any] = {"bus": house.bus, "ingest": house.ingest, "responder": responder, "delivery": house.delivery}
     metrics.watch(Sources(adapters={"feishu": house.adapter}, failovers=lambda: {"gate": 3}, outbox=outbox, **sources))
-    house.adapter.state = Health(True, last_event_age=4.5)
+    house.adapter.state = Health(True, last_event_age=4.5, waiting=7, dropped={"payload_missing": 2})
     await house.say(1, "怎么部署？")
     await house.say(1)
     await house.say(2, chat="elsewhere")
@@ -97,6 +97,8 @@ async def test_metrics_tell_what_happened(house: House) -> None:
     assert page.content_type == "text/plain; version=0.0.4; charset=utf-8"
     assert page.value("doujie_adapter_connected", platform="feishu") == 1
     assert page.value("doujie_adapter_last_event_age_seconds", platform="feishu") == 4.5
+    assert page.value("doujie_adapter_waiting", platform="feishu") == 7
+    assert page.value("doujie_adapter_dropped_total", platform="feishu", reason="payload_missing") == 2
     assert page.value("doujie_messages_received_total", platform="feishu") == 4
     assert page.value("doujie_messages_stored_total", platform="feishu") == 1
     assert page.value("doujie_messages_duplicates_total", platform="feishu") == 1

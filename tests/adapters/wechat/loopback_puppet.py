@@ -113,8 +113,14 @@ class LoopbackPuppet:
     def message(
         self, message_id: str, text: str = "你好", *, room: str = "chat-1", sender: str = "alice", kind: int = 7, at: float = 1772442000, mentions: tuple[str, ...] = ()
     ) -> None:
-        self.payloads[message_id] = pb.MessagePayloadResponse(id=message_id, text=text, room_id=room, from_id=sender, type=kind, timestamp=int(at), mention_ids=list(mentions))
+        self.payloads[message_id] = self.payload(message_id, text, room, sender, kind, at, mentions)
         self.event(2, {"messageId": message_id})
+
+    @staticmethod
+    def payload(
+        message_id: str, text: str = "你好", room: str = "chat-1", sender: str = "alice", kind: int = 7, at: float = 1772442000, mentions: tuple[str, ...] = ()
+    ) -> pb.MessagePayloadResponse:
+        return pb.MessagePayloadResponse(id=message_id, text=text, room_id=room, from_id=sender, type=kind, timestamp=int(at), mention_ids=list(mentions))
 
     def login(self) -> None:
         self.event(25, {"contactId": BOT})
