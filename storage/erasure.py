@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from core.delivery import REPLY_PREFIX
+from core.delivery import NOTICE_PREFIX, REPLY_PREFIX
 from core.messages import ConversationKey, MessageKind, Recall, RefusalReason
 from storage.engine import insert_new
 from storage.models import adjudications, labels, messages, questions, replies, review_queue, rewrites
@@ -92,9 +92,12 @@ def forget_member(connection: Connection, platform: str, sender_id: str) -> int:
 
 
 def erase_before(connection: Connection, limit: datetime) -> int:
-    """Delete what came before ``limit``: messages, questions with all that hangs on them, replies. Returns the number of messages."""
+    """Delete what came before ``limit``: messages, questions with all that hangs on them, replies. Returns the number of messages.
+
+    Privacy notices stay: they hold no member's words, and without them the groups would be told again.
+    """
     connection.execute(sa.delete(questions).where(questions.c.created_at < limit))
-    connection.execute(sa.delete(replies).where(replies.c.created_at < limit))
+    connection.execute(sa.delete(replies).where(replies.c.created_at < limit, sa.not_(replies.c.idempotency_key.startswith(NOTICE_PREFIX, autoescape=True))))
     return connection.execute(sa.delete(messages).where(messages.c.received_at < limit)).rowcount
 
 

@@ -45,6 +45,11 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             yield Stage("wechat", puppet_wire, write_config(tmp_path, puppet=puppet, answers=answers, extra=extra), clock, answers)
 
 
+def replies(wire: Wire) -> list[str]:
+    """What the bot said, but for the notice."""
+    return [text for text in wire.shown() if text != NOTICE]
+
+
 @pytest.mark.parametrize("wish", ["/dj opt out", "/豆解 忘记我"])
 async def test_who_leaves_is_not_in_the_database_file_any_more_nor_shown_to_anybody(stage: Stage, wish: str) -> None:
     """A secret that was said, asked, put into a rewrite, answered and stored: none of it is left."""
@@ -54,17 +59,17 @@ async def test_who_leaves_is_not_in_the_database_file_any_more_nor_shown_to_anyb
         await wire.say("m2", "别的群里的秘密消息", "alice", "chat-2")
         await wire.say("m3", "爱丽丝的秘密怎么办？它行吗？", "alice")
         await wire.say("m4", "小波说的话", "bob")
-        await until(lambda: sorted(stored(config, stage.platform)) == ["m1", "m3", "m4"] and len(wire.shown()) == 1)
+        await until(lambda: sorted(stored(config, stage.platform)) == ["m1", "m3", "m4"] and len(replies(wire)) == 1)
         assert "秘密".encode() in database_bytes(config)
         await wire.say("m5", wish, "alice")
-        await until(lambda: stored(config, stage.platform) == ["m4"] and len(wire.shown()) == 2)
-        assert "2 条" in wire.shown()[1]
+        await until(lambda: stored(config, stage.platform) == ["m4"] and len(replies(wire)) == 2)
+        assert "2 条" in replies(wire)[1]
         assert "秘密".encode() not in database_bytes(config), "while the bot runs"
         before = len(stage.answers.asked)
         if "opt out" in wish:
             await wire.say("m6", "爱丽丝的又一个秘密怎么办？", "alice")
         await wire.say("m7", "小波又问：它怎么装？", "bob")
-        await until(lambda: "m7" in stored(config, stage.platform) and len(wire.shown()) == 3)
+        await until(lambda: "m7" in stored(config, stage.platform) and len(replies(wire)) == 3)
     assert sorted(stored(config, stage.platform)) == ["m4", "m7"]
     assert "秘密" not in "".join(stage.answers.asked[before:])
     with closing(sqlite3.connect(config.with_name("bot.db"), isolation_level=None)) as connection:
@@ -103,9 +108,26 @@ async def test_the_notice_is_posted_once_in_the_life_of_a_group(stage: Stage) ->
         async with living(stage.config, [stage.platform], stage.clock) as until:
             for number in range(2):
                 await added(2 * run + number)
-            await stage.wire.say(f"m{run}", "/dj help", "alice")
+            await stage.wire.say(f"m{run}", "/dj help", f"member-{run}")
             await until(lambda run=run: len(stage.wire.shown()) == 2 + run)
     assert stage.wire.shown().count(NOTICE) == 1
+
+
+async def test_a_group_that_is_allowed_after_the_bot_joined_is_told_before_anything_of_it_is_stored(stage: Stage) -> None:
+    """As every admin does it: the bot has to be in the group before its id is known."""
+    chosen = stage.config.read_text(encoding="utf-8")
+    stage.config.write_text(chosen.replace("groups = chat-1", "groups = another"), encoding="utf-8")
+    async with living(stage.config, [stage.platform], stage.clock) as until:
+        await stage.wire.say("m1", "还没有允许", "alice")
+        await stage.wire.say("m2", "别的群", "alice", "another")
+        await until(lambda: stored(stage.config, stage.platform) == ["m2"] and stage.wire.shown() == [NOTICE])
+    stage.config.write_text(chosen, encoding="utf-8")
+    for run in range(2):
+        async with living(stage.config, [stage.platform], stage.clock) as until:
+            await stage.wire.say(f"m3{run}", f"现在允许了 {run}", "alice")
+            await stage.wire.say(f"help{run}", "/dj help", f"member-{run}")
+            await until(lambda run=run: f"m3{run}" in stored(stage.config, stage.platform) and len(replies(stage.wire)) == run + 1)
+            await until(lambda: stage.wire.shown().count(NOTICE) == 2)
 
 
 async def test_what_is_older_than_the_retention_is_erased_from_the_file_once_a_day(stage: Stage) -> None:

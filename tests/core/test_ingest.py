@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,7 +95,7 @@ async def test_a_recall_erases_and_tells_the_pipeline_also_when_it_comes_first(h
 
 async def test_the_notice_is_posted_once_in_the_life_of_a_group(tmp_path: Path) -> None:
     for _ in range(2):
-        async with open_house(tmp_path / "d.db") as house:
+        async with open_house(tmp_path / "d.db", notice=NOTICE) as house:
             for _ in range(2):
                 await house.ingest.joined(GROUP, "技术群")
                 await house.ingest.left(GROUP)
@@ -106,6 +107,43 @@ async def test_the_notice_is_posted_once_in_the_life_of_a_group(tmp_path: Path) 
         assert stored is not None
         assert (stored.reply.text, stored.attempts) == (NOTICE, 1)
         assert await house.outbox.get("notice:feishu:not-allowed") is None
+
+
+async def test_a_group_that_is_allowed_after_the_bot_joined_gets_the_notice_before_its_first_message_is_stored(tmp_path: Path) -> None:
+    async with open_house(tmp_path / "d.db", allowed=(), notice=NOTICE) as house:
+        await house.ingest.joined(GROUP, "技术群")
+        await house.say(1, "还没有收集")
+        assert await house.outbox.claim("feishu") == []
+    for number in (2, 3):
+        async with open_house(tmp_path / "d.db", notice=NOTICE) as house:
+            await house.ingest.message(house.message(number, chat="not-allowed"))
+            await house.consent.opt_out("feishu", "u-shy")
+            await house.say(10 * number, sender="u-shy")
+            assert (await house.outbox.get("notice:feishu:g1") is None) == (number == 2)
+            await house.say(number, "收集了")
+            await house.say(100 * number, "这句也是")
+            stored = await house.outbox.get("notice:feishu:g1")
+            assert stored is not None
+            assert stored.reply.text == NOTICE
+            assert await house.outbox.get("notice:feishu:not-allowed") is None
+            claimed = await house.outbox.claim("feishu")
+            assert [reply.reply.text for reply in claimed] == ([NOTICE] if number == 2 else [])
+
+
+async def test_a_notice_that_cannot_be_queued_leaves_the_message_with_the_platform(tmp_path: Path) -> None:
+    """Nothing is collected from a group that was not told."""
+    async with open_house(tmp_path / "d.db", notice=NOTICE) as house:
+        with closing(sqlite3.connect(tmp_path / "d.db")) as breaker:
+            breaker.execute("ALTER TABLE replies RENAME TO gone")
+            breaker.commit()
+            with pytest.raises(StorageError):
+                await house.say(1)
+            assert await house.texts() == []
+            breaker.execute("ALTER TABLE gone RENAME TO replies")
+            breaker.commit()
+        await house.say(1)
+        assert await house.texts() == ["消息 1"]
+        assert await house.outbox.get("notice:feishu:g1") is not None
 
 
 async def test_what_cannot_be_stored_is_reported_so_that_it_is_not_acknowledged(tmp_path: Path) -> None:

@@ -100,6 +100,15 @@ async def test_retention_erases_what_is_older(lived_in: Database, clock: StillCl
     assert b"zebrafish" not in bytes_on_disk(path)
 
 
+async def test_retention_keeps_that_a_group_was_told(database: Database, clock: StillClock) -> None:
+    outbox = SqlOutbox(database)
+    for key in ("notice:feishu:g1", "reply:feishu:g1:m1", "noticeable"):
+        await outbox.enqueue(OutgoingReply(GROUP, "本群已启用豆解", key))
+    clock.forward(days=31)
+    await SqlMembers(database).retain(30)
+    assert [key for key in ("notice:feishu:g1", "reply:feishu:g1:m1", "noticeable") if await outbox.get(key) is not None] == ["notice:feishu:g1"]
+
+
 async def test_forgetting_many_messages_over_several_pages(database: Database, path: Path) -> None:
     inbox, log = SqlInbox(database), SqlQuestionLog(database)
     said = [message(number, f"quokka{number}", sender="u-gone") for number in range(0, 900, 2)]
