@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from adapters.checks import Finding
-from adapters.wechat.callbacks import BadCallbackError, CallbackServer, Respond, RoomLocks
+from adapters.wechat.callbacks import BadCallbackError, Respond
+from adapters.wechat.gateway import GatewayAdapter
 from adapters.wechat.payloads import PLATFORM, shown_text
 from adapters.wechat.recent import Recent
-from core.clock import Clock, SystemClock
+from core.clock import Clock
 from core.config import WechatSection
 from core.errors import SendError
 from core.messages import ConversationKey, Message, MessageKind
-from core.ports import Capabilities, Health, MessageSink, OutgoingReply
+from core.ports import Capabilities, OutgoingReply
 
 _REPEAT_SECONDS = 60.0  # the same words of one member within this time are one message that was pushed twice
 _TELLING_LENGTH = 8  # shorter replies ("好的") a member may say as well
@@ -49,39 +49,17 @@ class Query:
         return hashlib.sha256("\x1f".join((*self.said, *more)).encode()).hexdigest()[:32]
 
 
-class AndroidAdapter:
+class AndroidAdapter(GatewayAdapter):
     """The Adapter port over the app's call-backs. The chat id is the name of the group, the sender id the name of the member: the screen shows nothing else."""
 
-    platform = PLATFORM
     capabilities = Capabilities(fetches=True)
 
     def __init__(self, config: WechatSection, clock: Clock | None = None) -> None:
-        self._config, self._clock = config, clock or SystemClock()
-        self._server = CallbackServer(config, self._answer, self._clock)
-        self._locks = RoomLocks()
-        self._sink: MessageSink | None = None
+        super().__init__(config, clock)
         self._requests: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
         self._latest: dict[str, dict[str, Any]] = {}
         self._pushed: OrderedDict[tuple[str, ...], tuple[str, datetime, float]] = OrderedDict()
         self._typed = Recent(200)
-        self._last_event: float | None = None
-
-    @property
-    def bot_id(self) -> str:
-        """``[wechat] wcid``: the name of the phone's account in its groups."""
-        return self._config.wcid
-
-    @property
-    def address(self) -> tuple[str, int] | None:
-        """Host and port of the call-back server, None when not running."""
-        return self._server.address
-
-    async def start(self, sink: MessageSink) -> None:
-        self._sink = sink
-        await self._server.start()
-
-    async def stop(self) -> None:
-        await self._server.stop()
 
     async def send(self, reply: OutgoingReply) -> str:
         raise SendError(PLATFORM, "the phone fetches replies, nothing can be sent to it", permanent=True)
@@ -89,24 +67,8 @@ class AndroidAdapter:
     async def recall(self, conversation: ConversationKey, message_id: str) -> None:
         raise SendError(PLATFORM, "the Android app cannot recall messages", permanent=True)
 
-    def health(self) -> Health:
-        age = None if self._last_event is None else self._clock.monotonic() - self._last_event
-        running = self._server.address is not None
-        return Health(running, "" if running else "not listening", age)
-
-    async def groups(self) -> list[tuple[str, str]]:
-        """The groups that were heard of since the start: the app lists none."""
-        return [(name, name) for name in self._latest]
-
-    async def check(self) -> list[Finding]:
-        """What works and what is missing, with remedies. Needs no start; a running bot holds its own port."""
-        from adapters.wechat.checking import check
-
-        return await check(self._config)
-
     async def _answer(self, value: dict[str, Any], respond: Respond) -> None:
         query = parse_query(value)
-        self._last_event = self._clock.monotonic()
         if query.kind == "poll":
             await self._hand_out(query.group, respond)
             return
@@ -166,6 +128,7 @@ class AndroidAdapter:
         return message_id, first_seen
 
     def _remember(self, message: Message, request: dict[str, Any]) -> None:
+        self._groups[message.chat_id] = message.chat_name
         self._latest[message.chat_id] = request
         self._requests[message.chat_id, message.message_id] = request
         if len(self._requests) > 5000:

@@ -6,21 +6,17 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
 
-import structlog
-
 from adapters.aged_cache import AgedCache
-from adapters.checks import Finding
-from adapters.wechat.callbacks import BadCallbackError, CallbackServer, Respond, RoomLocks
+from adapters.wechat.callbacks import BadCallbackError, Respond
+from adapters.wechat.gateway import GatewayAdapter
 from adapters.wechat.payloads import MENTION_SEPARATOR, PLATFORM
 from adapters.wechat.wkteam_api import WkteamApi, WkteamError
 from adapters.wechat.wkteam_payloads import parse_callback
-from core.clock import Clock, SystemClock
+from core.clock import Clock
 from core.config import WechatSection
 from core.errors import SendError
 from core.messages import ConversationKey, Message, Recall
-from core.ports import Capabilities, Health, MessageSink, OutgoingReply
-
-log = structlog.get_logger(__name__)
+from core.ports import Capabilities, Health, OutgoingReply
 
 _NAME_AGE_SECONDS = 6 * 3600.0  # each look-up is a call on the member's account: few are better
 _NAME_RETRY_SECONDS = 600.0
@@ -29,40 +25,20 @@ _OFFLINE = "4"  # messageType of the native format: the account was logged out
 _REMEMBERED_SENDS = 1000
 
 
-class WkteamAdapter:
+class WkteamAdapter(GatewayAdapter):
     """The Adapter port over wkteam. Without ``[wechat] endpoint`` it only listens."""
 
-    platform = PLATFORM
     capabilities = Capabilities(recalls=True, mentions=True)
 
     def __init__(self, config: WechatSection, clock: Clock | None = None) -> None:
-        self._config, self._clock = config, clock or SystemClock()
-        self._server = CallbackServer(config, self._answer, self._clock)
+        super().__init__(config, clock)
         self._api, self._lookups = WkteamApi(config), WkteamApi(config, _NAME_DEADLINE_SECONDS)
         self._names = AgedCache(self._clock, "", _NAME_AGE_SECONDS, _NAME_RETRY_SECONDS)
-        self._locks = RoomLocks()
-        self._sink: MessageSink | None = None
         self._sent: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        self._groups: dict[str, str] = {}
-        self._last_event: float | None = None
         self._offline = False
 
-    @property
-    def bot_id(self) -> str:
-        """``[wechat] wcid``: the bot's account."""
-        return self._config.wcid
-
-    @property
-    def address(self) -> tuple[str, int] | None:
-        """Host and port of the call-back server, None when not running."""
-        return self._server.address
-
-    async def start(self, sink: MessageSink) -> None:
-        self._sink = sink
-        await self._server.start()
-
     async def stop(self) -> None:
-        await self._server.stop()
+        await super().stop()
         await self._api.close()
         await self._lookups.close()
 
@@ -93,25 +69,12 @@ class WkteamAdapter:
             raise SendError(PLATFORM, error.problem, permanent=error.permanent, retry_after=error.retry_after) from error
 
     def health(self) -> Health:
-        age = None if self._last_event is None else self._clock.monotonic() - self._last_event
-        if self._server.address is None:
-            return Health(False, "not listening", age)
-        return Health(not self._offline, "the WeChat account was logged out at wkteam" if self._offline else "", age)
-
-    async def groups(self) -> list[tuple[str, str]]:
-        """(group id, name) of the groups that were heard of since the start."""
-        return list(self._groups.items())
-
-    async def check(self) -> list[Finding]:
-        """What works and what is missing, with remedies. Needs no start; a running bot holds its own port."""
-        from adapters.wechat.checking import check
-
-        return await check(self._config)
+        state = super().health()
+        return replace(state, connected=False, detail="the WeChat account was logged out at wkteam") if state.connected and self._offline else state
 
     async def _answer(self, value: dict[str, Any], respond: Respond) -> None:
         if "messageType" not in value:
             raise BadCallbackError("messageType is missing")
-        self._last_event = self._clock.monotonic()
         self._offline = str(value["messageType"]) == _OFFLINE
         data = value.get("data")
         if isinstance(data, dict) and isinstance(data.get("wId"), str):
