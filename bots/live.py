@@ -26,6 +26,7 @@ from core.errors import DoujieError
 from core.gates.factory import Models
 from core.ports import Adapter
 from core.responder import ReplyRules, Responder
+from core.taking_back import TakingBack
 from storage.groups import SqlGroups
 from storage.members import SqlMembers
 from storage.outbox import SqlOutbox
@@ -65,6 +66,9 @@ async def live(config: Config, platforms: Sequence[str], stop: asyncio.Event | N
         stack.push_async_callback(responder.stop)
         await spine.delivery.start()
         stack.push_async_callback(spine.delivery.stop)
+        taking_back = TakingBack(spine.bus, SqlOutbox(spine.database), adapters, clock)
+        stack.push_async_callback(taking_back.stop)
+        await taking_back.start()
         await _serve_web(config, spine, responder, adapters, metrics, clock, stack)
         if config.privacy.retention_days:
             retention = asyncio.create_task(_retain(spine, config.privacy.retention_days, clock), name="retention")

@@ -12,7 +12,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
@@ -174,7 +174,7 @@ class Delivery:
                     log.warning("replies_not_fetched", platform=platform, number=expired, remedy="the program that fetches them does not run, or not in that group")
             except StorageError as error:
                 log.error("outbox_unusable", platform=platform, problem=error.problem, remedy=error.remedy)
-            await _first_of(wake.wait(), self._clock.sleep(UNFETCHED_CHECK_SECONDS))
+            await first_of(wake.wait(), self._clock.sleep(UNFETCHED_CHECK_SECONDS))
 
     async def _run(self, platform: str) -> None:
         wake = self._wake[platform]
@@ -191,7 +191,7 @@ class Delivery:
                     log.error("outbox_unusable", platform=platform, problem=error.problem, remedy=error.remedy)
                     pause = STORAGE_PAUSE_SECONDS
                 if not self._stopping:
-                    await _first_of(wake.wait(), self._clock.sleep(pause))
+                    await first_of(wake.wait(), self._clock.sleep(pause))
             await asyncio.gather(*sending.values())
         finally:
             for task in sending.values():
@@ -287,7 +287,7 @@ def _marked(problem: str, unconfirmed: int) -> str:
     return f"{problem} [unconfirmed {unconfirmed}]".lstrip() if unconfirmed else problem
 
 
-async def _first_of(*works: Coroutine[Any, Any, Any]) -> None:
+async def first_of(*works: Coroutine[Any, Any, Any]) -> None:
     """Wait until one of ``works`` is over and cancel the others."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
@@ -295,5 +295,4 @@ async def _first_of(*works: Coroutine[Any, Any, Any]) -> None:
     finally:
         for task in tasks:
             task.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)

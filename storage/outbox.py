@@ -44,6 +44,15 @@ class QueuedReply:
 
 
 @dataclass(frozen=True, slots=True)
+class SentReply:
+    """A reply as its group sees it. ``message_id`` is the platform's."""
+
+    key: str
+    conversation: ConversationKey
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Claim:
     platform: str
     limit: int
@@ -96,6 +105,17 @@ class SqlOutbox:
         async with self._database.read() as connection:
             due: datetime | None = (await connection.execute(sa.select(sa.func.min(replies.c.due_at)).where(*_pending(platform), replies.c.chat_id.not_in(without)))).scalar()
             return due
+
+    async def to_take_back(self, platform: str, since: datetime) -> list[SentReply]:
+        """Replies whose text was erased after they were sent, at ``since`` or later, and that still stand in their groups, oldest first."""
+        erased = (replies.c.platform == platform, replies.c.state == ReplyState.SENT.value, replies.c.text == "", replies.c.sent_at >= since, replies.c.platform_message_id != "")
+        async with self._database.read() as connection:
+            rows = await connection.execute(sa.select(replies.c.idempotency_key, replies.c.chat_id, replies.c.platform_message_id).where(*erased).order_by(replies.c.id))
+            return [SentReply(key, ConversationKey(platform, chat_id), message_id) for key, chat_id, message_id in rows]
+
+    async def taken_back(self, key: str) -> None:
+        """The reply does not stand in its group any more, or cannot be taken back."""
+        await self._finish(key, platform_message_id="")
 
     async def get(self, key: str) -> QueuedReply | None:
         """The reply of an idempotency key, or None."""
