@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import random
 import re
 import signal
 import socket
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,9 @@ from tests.adapters.manual_clock import eventually
 from tests.adapters.wechat.loopback_puppet import LoopbackPuppet, pb
 from tests.bots.live_bot import ANTECEDENT, PRONOUN, rule_models
 from tests.bots.warm import PATIENCE, Forked, Warm
+
+Fault = Callable[[], Awaitable[None]]
+"""Something that goes wrong in the middle of a conversation."""
 
 _MENTION = re.compile(r'^<at user_id="[^"]*"></at> ')
 
@@ -171,6 +175,25 @@ async def talk(wire: Wire, indices: Iterable[int]) -> None:
     for index in indices:
         sender, text = line(index)
         await wire.say(f"m{index}", text, sender)
+
+
+async def talk_wildly(wire: Wire, count: int, faults: Mapping[int, Fault]) -> None:
+    """The first ``count`` messages, out of order by up to three places, with repetitions; faults strike at the given places."""
+    chance = random.Random(11)
+    order = sorted(range(count), key=lambda index: index + chance.uniform(0.0, 3.0))
+    for position, index in enumerate(order):
+        if position in faults:
+            await faults[position]()
+        sender, text = line(index)
+        for _ in range(2 if chance.random() < 0.1 else 1):
+            await wire.say(f"m{index}", text, sender)
+
+
+def assert_complete(config: Path, wire: Wire, count: int) -> None:
+    """The first ``count`` messages are stored and merged once, and their questions answered once."""
+    assert sorted(stored(config, wire.platform)) == sorted(f"m{index}" for index in range(count))
+    assert sorted(wire.shown()) == answers_to(count)
+    assert rows(config, "SELECT count(*) FROM messages WHERE utterance_id IS NULL") == [(0,)]
 
 
 def answers_to(count: int) -> list[str]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
@@ -22,12 +21,14 @@ from tests.adapters.feishu.wires import signed
 from tests.adapters.manual_clock import eventually
 from tests.adapters.watched_loop import watched_loop
 from tests.bots.live_wires import (
+    Fault,
     FeishuWire,
     LeapingClock,
     LoopbackAnswers,
     MortalBot,
     Reaper,
     answers_to,
+    assert_complete,
     free_port,
     line,
     listens,
@@ -37,13 +38,13 @@ from tests.bots.live_wires import (
     stored,
     system_clock,
     talk,
+    talk_wildly,
     write_config,
 )
 from tests.bots.warm import PATIENCE, Warm
 
 COUNT = 300
 ENDPOINT = "/callback/ws/endpoint"
-Fault = Callable[[], Awaitable[None]]
 
 
 async def test_300_messages_under_every_fault_are_stored_once_and_every_question_is_answered_once(tmp_path: Path) -> None:
@@ -56,27 +57,12 @@ async def test_300_messages_under_every_fault_are_stored_once_and_every_question
         async with living(config, ["feishu"], clock) as until:
             await until(lambda: feishu.connected)
             with watched_loop() as watch:
-                await _talk(wire, _faults(feishu, clock))
+                await talk_wildly(wire, COUNT, _faults(feishu, clock))
                 await feishu.drop()  # what was refused comes again with the next connection
                 await until(lambda: len(stored(config, "feishu")) >= COUNT and len(feishu.messages) >= len(answers_to(COUNT)))
-        assert sorted(stored(config, "feishu")) == sorted(f"m{index}" for index in range(COUNT))
-        assert sorted(wire.shown()) == answers_to(COUNT)
-        assert rows(config, "SELECT count(*) FROM messages WHERE utterance_id IS NULL") == [(0,)]
+        assert_complete(config, wire, COUNT)
         assert watch.blocking == []
         assert watch.longest < 0.05, watch.culprit
-
-
-async def _talk(wire: FeishuWire, faults: dict[int, Fault]) -> None:
-    """A conversation out of order by up to three places, with repetitions; faults strike at the given messages."""
-    chance = random.Random(11)
-    order = sorted(range(COUNT), key=lambda index: index + chance.uniform(0.0, 3.0))
-    for position, index in enumerate(order):
-        if position in faults:
-            await faults[position]()
-        sender, text = line(index)
-        await wire.say(f"m{index}", text, sender)
-        if chance.random() < 0.1:
-            await wire.say(f"m{index}", text, sender)
 
 
 def _faults(feishu: LoopbackFeishu, clock: LeapingClock) -> dict[int, Fault]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tests.adapters.manual_clock import eventually
 from tests.adapters.watched_loop import watched_loop
 from tests.adapters.wechat.loopback_puppet import LoopbackPuppet
 from tests.bots.live_wires import (
+    Fault,
     FeishuWire,
     LeapingClock,
     LoopbackAnswers,
@@ -28,20 +28,20 @@ from tests.bots.live_wires import (
     WechatWire,
     Wire,
     answers_to,
+    assert_complete,
     free_port,
-    line,
     living,
     rows,
     stored,
     system_clock,
     talk,
+    talk_wildly,
     write_config,
 )
 from tests.bots.warm import PATIENCE, ROOT, Warm
 
 COUNT = 300
 TOGETHER = 100
-Fault = Callable[[], Awaitable[None]]
 
 
 async def test_300_messages_under_every_fault_are_stored_once_and_every_question_is_answered_once(tmp_path: Path) -> None:
@@ -52,25 +52,11 @@ async def test_300_messages_under_every_fault_are_stored_once_and_every_question
         async with living(config, ["wechat"], clock) as until:
             await until(lambda: puppet.connected)
             with watched_loop() as watch:
-                await _talk(wire, _faults(puppet, clock, config))
+                await talk_wildly(wire, COUNT, _faults(puppet, clock, config))
                 await until(lambda: len(stored(config, "wechat")) >= COUNT and len(puppet.sent) >= len(answers_to(COUNT)), tick=lambda: clock.leap(0.1))
-        assert sorted(stored(config, "wechat")) == sorted(f"m{index}" for index in range(COUNT))
-        assert sorted(wire.shown()) == answers_to(COUNT)
-        assert rows(config, "SELECT count(*) FROM messages WHERE utterance_id IS NULL") == [(0,)]
+        assert_complete(config, wire, COUNT)
         assert watch.blocking == []
         assert watch.longest < 0.05, watch.culprit
-
-
-async def _talk(wire: WechatWire, faults: dict[int, Fault]) -> None:
-    """A conversation out of order by up to three places, with repetitions; faults strike at the given messages."""
-    chance = random.Random(11)
-    order = sorted(range(COUNT), key=lambda index: index + chance.uniform(0.0, 3.0))
-    for position, index in enumerate(order):
-        if position in faults:
-            await faults[position]()
-        sender, text = line(index)
-        for _ in range(2 if chance.random() < 0.1 else 1):
-            await wire.say(f"m{index}", text, sender)
 
 
 def _faults(puppet: ResyncingPuppet, clock: LeapingClock, config: Path) -> dict[int, Fault]:
