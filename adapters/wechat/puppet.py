@@ -142,7 +142,7 @@ class PuppetClient:
 
     async def send_text(self, room_id: str, text: str, mention_ids: Sequence[str]) -> str:
         """The id of the sent message, "" where the service gives none."""
-        return str(await self._call(self._puppet.message_send_text(room_id, text, list(mention_ids))) or "")
+        return str(await self._call(self._puppet.message_send_text(room_id, text, list(mention_ids)), quiet=True) or "")
 
     async def recall(self, message_id: str) -> bool:
         return bool(await self._call(self._puppet.message_recall(message_id)))
@@ -164,7 +164,8 @@ class PuppetClient:
                 await self._call(self._puppet.puppet_stub.stop())
         channel.close()
 
-    async def _call(self, call: Awaitable[Any]) -> Any:
+    async def _call(self, call: Awaitable[Any], *, quiet: bool = False) -> Any:
+        """``quiet``: the error names its status alone. Services repeat in the detail what they were told to send, and it goes into the log."""
         try:
             async with asyncio.timeout(self._deadlines.call):
                 return await call
@@ -173,7 +174,7 @@ class PuppetClient:
         except GRPCError as error:
             rate_limited = error.status is Status.RESOURCE_EXHAUSTED
             raise PuppetError(
-                _plain(error),
+                error.status.name if quiet else _plain(error),
                 permanent=error.status in _PERMANENT,
                 unauthenticated=error.status is Status.UNAUTHENTICATED,
                 retry_after=_RATE_LIMIT_SECONDS if rate_limited else None,

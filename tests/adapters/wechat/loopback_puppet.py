@@ -166,7 +166,7 @@ class LoopbackPuppet:
             if name in self.hanging:
                 await asyncio.Event().wait()
             if self.failures.get(name):
-                raise GRPCError(self.failures[name].pop(0), "as told")
+                raise GRPCError(self.failures[name].pop(0), f"cannot do {request.to_dict()}")  # some services repeat what they were asked
             await stream.send_message(await getattr(self, f"_{name.lower()}")(request, stream))
 
         return handle
