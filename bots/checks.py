@@ -11,6 +11,8 @@ from bots.live import make_adapter
 from core.clock import SystemClock
 from core.config import Config
 from core.errors import DoujieError
+from storage.engine import open_database
+from storage.inbox import SqlInbox
 
 
 async def check(config: Config, platforms: Sequence[str]) -> int:
@@ -41,13 +43,17 @@ async def _platform_findings(platform: str, config: Config) -> list[Finding]:
 
 
 async def groups(config: Config, platforms: Sequence[str]) -> int:
-    """``--groups``: ids and names of the groups that the bot is in, and which of them are collected. Returns the exit code: 2 when a platform's groups cannot be listed."""
+    """``--groups``: ids and names of the groups that the bot is in (or was heard from, where the platform lists none), and which of them are collected.
+
+    Returns the exit code: 2 when a platform's groups cannot be listed.
+    """
     code = commandline.OK
     for platform in platforms:
         lister = getattr(make_adapter(platform, config, SystemClock()), "groups", None)
         listed: list[tuple[str, str]] = []
         try:
             listed = await lister() if lister is not None else []
+            listed = listed or await _heard_before(platform, config)
         except _listing_errors(platform) as error:
             code = commandline.BAD_INPUT
             print(f"note  {platform}: groups cannot be listed: {error}")
@@ -57,6 +63,15 @@ async def groups(config: Config, platforms: Sequence[str]) -> int:
             mark = "collected    " if {chat_id, f"{platform}:{chat_id}"} & set(config.bot.groups) else "not collected"
             print(f"group {platform}: {mark} {chat_id}  {name}")
     return code
+
+
+async def _heard_before(platform: str, config: Config) -> list[tuple[str, str]]:
+    """(group id, name) of the groups of which something is stored: for platforms that list none."""
+    database = await open_database(config.storage.url)
+    try:
+        return [(conversation.chat_id, name) for conversation, name in (await SqlInbox(database).chats()).items() if conversation.platform == platform]
+    finally:
+        await database.close()
 
 
 def _listing_errors(platform: str) -> tuple[type[Exception], ...]:

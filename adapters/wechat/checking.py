@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_address
 
 from adapters.checks import Finding
 from adapters.wechat.callbacks import listen_address
@@ -17,9 +18,7 @@ async def check(config: WechatSection) -> list[Finding]:
     if config.provider == "wechaty":
         return await _check_puppet(config)
     findings = _check_callbacks(config)
-    if config.provider == "wkteam":
-        findings += await _check_wkteam(config)
-    return findings
+    return findings + (await _check_wkteam(config) if config.provider == "wkteam" else _check_phone(config))
 
 
 async def _check_puppet(config: WechatSection) -> list[Finding]:
@@ -72,13 +71,30 @@ def _check_callbacks(config: WechatSection) -> list[Finding]:
     try:
         host, port = listen_address(config)
         with socket.create_server((host, port), reuse_port=False):
-            findings.append(Finding(True, f"can listen on {config.listen}"))
+            alone = " (reachable from this machine alone: a phone or a gateway elsewhere needs another address, or a proxy)" if _is_local(host) else ""
+            findings.append(Finding(True, f"can listen on {config.listen}{alone}"))
     except ConfigError as error:
         findings.append(Finding(False, f"[wechat] listen {error.problem}", error.remedy))
     except OSError as error:
         remedy = "Choose another [wechat] listen, or end what uses it (a bot that runs already?)."
         findings.append(Finding(False, f"cannot listen on {config.listen}: {error.strerror or error}", remedy))
     return findings
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_phone(config: WechatSection) -> list[Finding]:
+    """What the app needs; what it sends cannot be tried from here."""
+    if config.wcid:
+        own = Finding(True, f"[wechat] wcid: lines of {config.wcid} are the bot's own")
+    else:
+        own = Finding(False, "[wechat] wcid is empty: short replies of the bot would be taken for a member's words", "Set it to the name of the phone's account in its groups.")
+    return [own, Finding(True, "the id of a group in [bot] groups is its name as WeChat shows it, without the number of its members")]
 
 
 async def _check_wkteam(config: WechatSection) -> list[Finding]:

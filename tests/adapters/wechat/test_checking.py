@@ -51,8 +51,15 @@ class TestWechaty:
 
 class TestCallbacks:
     async def test_android(self) -> None:
-        assert await problems(WechatSection(provider="android", listen="127.0.0.1:0", secret="s")) == []
-        assert await problems(WechatSection(provider="android", listen="nonsense")) == ["[wechat] secret is empty", "[wechat] listen is not host:port"]
+        assert await problems(WechatSection(provider="android", listen="127.0.0.1:0", secret="s", wcid="豆解")) == []
+        missing = await problems(WechatSection(provider="android", listen="nonsense"))
+        assert missing[:2] == ["[wechat] secret is empty", "[wechat] listen is not host:port"]
+        assert missing[2].startswith("[wechat] wcid is empty")
+
+    @pytest.mark.parametrize(("host", "alone"), [("127.0.0.1", True), ("localhost", True), ("0.0.0.0", False)])
+    async def test_an_address_that_no_phone_reaches_is_told(self, host: str, alone: bool) -> None:
+        findings = await check(WechatSection(provider="android", listen=f"{host}:0", secret="s", wcid="豆解"))
+        assert any("this machine alone" in finding.what for finding in findings) == alone
 
     async def test_port_in_use(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as used:
