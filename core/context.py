@@ -217,7 +217,7 @@ class ConversationMemory:
         if all(any(map(message.repeats, earlier)) for message in utterance.messages):
             return None
         reply_to, started = utterance.reply_to, utterance.started_at
-        earlier = without_copies(earlier, reply_to)
+        earlier = without_copies([*await self._quoted_from_afar(utterance, own, earlier), *earlier], reply_to)
         lines = tuple(
             ContextLine(
                 sender=message.shown_name,
@@ -241,6 +241,14 @@ class ConversationMemory:
             rule=rule,
             glossary=glossary,
         )
+
+    async def _quoted_from_afar(self, utterance: Utterance, own: set[str], earlier: Sequence[Message]) -> list[Message]:
+        """The quoted message where it is older than all of ``earlier``: nothing tells more of what a question is about, and people quote what others have forgotten."""
+        quoted = utterance.reply_to
+        if quoted is None or quoted in own or any(message.message_id == quoted for message in earlier):
+            return []
+        found = await self._inbox.find(utterance.conversation, quoted)
+        return [] if found is None else [found]
 
     async def _before(self, last: Message, own: set[str]) -> list[Message]:
         kept = list(self._kept.get(last.conversation, ()))

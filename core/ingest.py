@@ -112,12 +112,15 @@ class Ingest:
         await self._store([message], live=True)
 
     async def recall(self, recall: Recall) -> None:
-        """Erase a message everywhere. Raises StorageError."""
+        """Erase a message everywhere, also where it stands under another id. Raises StorageError."""
         if not self._allowed(recall.conversation, ""):
             return
-        if await self._inbox.recall(recall):
-            self._of(recall.platform).recalled += 1
-        await self._bus.publish(MessageRecalled(recall))
+        message = await self._inbox.find(recall.conversation, recall.message_id)
+        copies = [] if message is None else await self._inbox.copies(message)
+        for recalled in (*(replace(recall, message_id=copy.message_id) for copy in copies), recall):
+            if await self._inbox.recall(recalled):
+                self._of(recall.platform).recalled += 1
+            await self._bus.publish(MessageRecalled(recalled))
 
     async def joined(self, conversation: ConversationKey, chat_name: str) -> None:
         """Post the privacy notice, once in the life of a group. Raises StorageError."""

@@ -127,6 +127,12 @@ class Inbox(Protocol):
     async def recent(self, conversation: ConversationKey, limit: int) -> list[Message]:
         """The last ``limit`` messages of a conversation, oldest first."""
 
+    async def find(self, conversation: ConversationKey, message_id: str) -> Message | None:
+        """One message, however old; None when it is not stored or was recalled."""
+
+    async def copies(self, message: Message) -> list[Message]:
+        """The other messages that :meth:`core.messages.Message.repeats` tells to be the same as ``message``, without recalled ones."""
+
     async def recall(self, recall: Recall) -> bool:
         """Erase a message and what was derived from it. False when it was not stored."""
 

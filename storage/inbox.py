@@ -36,9 +36,12 @@ _WITH_CHAT = messages.outerjoin(chats, sa.and_(chats.c.platform == messages.c.pl
 _OPTED_OUT = sa.select(members.c.platform, members.c.sender_id).where(members.c.opted_out_at.is_not(None))
 
 _CONVERSATION = (messages.c.platform == sa.bindparam("platform"), messages.c.chat_id == sa.bindparam("chat_id"))
-_RECENT = sa.select(*_COLUMNS).select_from(_WITH_CHAT).where(*_CONVERSATION, messages.c.recalled_at.is_(None)).order_by(messages.c.id.desc()).limit(sa.bindparam("count"))
+_STANDING = sa.select(*_COLUMNS).select_from(_WITH_CHAT).where(*_CONVERSATION, messages.c.recalled_at.is_(None))
+_RECENT = _STANDING.order_by(messages.c.id.desc()).limit(sa.bindparam("count"))
 _POSITION = sa.select(messages.c.id).where(*_CONVERSATION, messages.c.message_id == sa.bindparam("message_id")).scalar_subquery()
 _HISTORY = _RECENT.where(messages.c.id < _POSITION)
+_FIND = _STANDING.where(messages.c.message_id == sa.bindparam("message_id"))
+_SAID = _STANDING.where(messages.c.sender_id == sa.bindparam("sender_id"), messages.c.text == sa.bindparam("text")).order_by(messages.c.id)
 _FIRST_UNMERGED = (
     sa.select(messages.c.platform, messages.c.chat_id, sa.func.min(messages.c.id))
     .where(messages.c.utterance_id.is_(None), messages.c.recalled_at.is_(None))
@@ -94,6 +97,16 @@ class SqlInbox:
     async def recent(self, conversation: ConversationKey, limit: int) -> list[Message]:
         """The last ``limit`` messages of a conversation, oldest first, without recalled ones."""
         return (await self._select(_RECENT, {"platform": conversation.platform, "chat_id": conversation.chat_id, "count": limit}))[::-1]
+
+    async def find(self, conversation: ConversationKey, message_id: str) -> Message | None:
+        """One message, however old; None when it is not stored or was recalled."""
+        values = {"platform": conversation.platform, "chat_id": conversation.chat_id, "message_id": message_id}
+        return next(iter(await self._select(_FIND, values)), None)
+
+    async def copies(self, message: Message) -> list[Message]:
+        """The other messages that say the same at nearly the same moment, without recalled ones."""
+        values = {"platform": message.platform, "chat_id": message.chat_id, "sender_id": message.sender_id, "text": message.text}
+        return [other for other in await self._select(_SAID, values) if message.repeats(other)]
 
     async def recall(self, recall: Recall) -> bool:
         """Erase a message and what was derived from it (question, context lines, rewrites, waiting replies), also from the file.

@@ -38,6 +38,12 @@ class StoredChat:
     async def recent(self, conversation: ConversationKey, limit: int) -> list[Message]:
         return [m for m in self.messages if m.conversation == conversation][-limit:]
 
+    async def find(self, conversation: ConversationKey, message_id: str) -> Message | None:
+        return next((m for m in self.messages if m.conversation == conversation and m.message_id == message_id), None)
+
+    async def copies(self, message: Message) -> list[Message]:
+        return [m for m in self.messages if m.repeats(message)]
+
     async def unmerged(self) -> Unmerged:
         return Unmerged((), frozenset())
 
@@ -243,3 +249,15 @@ async def test_a_copy_that_comes_when_the_question_is_closed_is_no_question_also
         assert (await question_of(known, first)).id == first.key
         assert (await question_of(known, again)).id == again.key
         assert (await question_of(known, copy, hurried)).text == "它怎么装？ 急"
+
+
+async def test_a_quoted_message_is_in_the_context_however_old_it_is() -> None:
+    old = said("b", "mmpose 支持移动端部署么？", 0, id="old")
+    chat = [old, *(said("c", f"第 {n} 句", 1 + n) for n in range(5 * HORIZON))]
+    asking, going_on, unknown = said("a", "它怎么装？", 1000, reply_to="old"), said("a", "它呢？", 1001, reply_to="old"), said("a", "它呢？", 1030, reply_to="nowhere")
+    memory, _ = await remembered([*chat, asking, going_on, unknown], context_lines=4)
+    lines = (await question_of(memory, asking)).context
+    assert (lines[0].message_id, lines[0].is_reply_target, lines[0].seconds_before) == ("old", True, 1000.0)
+    assert (len(lines), lines[-1].text) == (4, f"第 {5 * HORIZON - 1} 句")
+    assert (await question_of(memory, going_on)).context[0].message_id == "old"
+    assert not any(line.is_reply_target for line in (await question_of(memory, unknown)).context)

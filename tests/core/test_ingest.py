@@ -93,6 +93,18 @@ async def test_a_recall_erases_and_tells_the_pipeline_also_when_it_comes_first(h
     assert house.ingest.counts["feishu"].recalled == 1
 
 
+async def test_a_recall_erases_the_same_words_under_another_id_too(house: House) -> None:
+    for number, text, sender in ((1, "我的密码", "u1"), (2, "我的密码", "u1"), (3, "我的密码", "u2")):
+        await house.say(number, text, sender=sender)
+    await house.clock.advance(11)
+    await house.say(4, "我的密码")
+    await house.ingest.recall(Recall("feishu", "g1", "m2", house.clock.now()))
+    assert [message.message_id for message in await house.inbox.recent(GROUP, 10)] == ["m3", "m4"]
+    await house.bus.drain()
+    assert house.recalled == ["m1", "m2"]
+    assert house.ingest.counts["feishu"].recalled == 2
+
+
 async def test_the_notice_is_posted_once_in_the_life_of_a_group(tmp_path: Path) -> None:
     for _ in range(2):
         async with open_house(tmp_path / "d.db", notice=NOTICE) as house:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,28 @@ async def test_history_is_what_arrived_before(inbox: SqlInbox) -> None:
     assert await inbox.history(message(3), 10) == [message(5), message(1)]
     assert await inbox.history(message(3), 1) == [message(1)]
     assert await inbox.history(message(77), 10) == []
+
+
+async def test_one_message_is_found_however_old_unless_it_was_recalled(inbox: SqlInbox) -> None:
+    await inbox.add([message(1), message(2), message(1, platform="wechat")])
+    assert await inbox.find(GROUP, "m1") == message(1)
+    await inbox.recall(Recall("feishu", "g1", "m1", START))
+    assert await inbox.find(GROUP, "m1") is None
+    assert await inbox.find(GROUP, "never-said") is None
+
+
+async def test_copies_are_the_same_words_of_the_same_member_at_the_same_moment(inbox: SqlInbox) -> None:
+    said = message(1)
+    copy, other, later = (
+        replace(said, message_id="copy"),
+        replace(said, message_id="other", sender_id="u9"),
+        replace(said, message_id="later", sent_at=said.sent_at + timedelta(minutes=1)),
+    )
+    await inbox.add([said, copy, other, later])
+    assert await inbox.copies(said) == [copy]
+    assert await inbox.copies(copy) == [said]
+    await inbox.recall(Recall("feishu", "g1", "copy", START))
+    assert await inbox.copies(said) == []
 
 
 async def test_unmerged_is_what_no_utterance_holds_after_a_restart(url: str) -> None:
