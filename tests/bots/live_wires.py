@@ -36,7 +36,7 @@ _MENTION = re.compile(r'^<at user_id="[^"]*"></at> ')
 
 
 class LoopbackAnswers:
-    """An OpenAI-compatible service that answers each question with itself."""
+    """An OpenAI-compatible service, and HuixiangDou's own server, that answers each question with itself."""
 
     def __init__(self, reaper: Reaper | None = None) -> None:
         self.asked: list[str] = []
@@ -45,6 +45,7 @@ class LoopbackAnswers:
     async def __aenter__(self) -> Self:
         application = web.Application()
         application.router.add_post("/v1/chat/completions", self._answer)
+        application.router.add_post("/huixiangdou_inference", self._infer)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
@@ -60,6 +61,12 @@ class LoopbackAnswers:
         if self._reaper is not None and self._reaper.comes("answering"):
             return web.Response(status=503)
         return web.json_response({"choices": [{"message": {"role": "assistant", "content": f"答：{question}"}}]})
+
+    async def _infer(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        self.asked.append(asked["text"])
+        assert asked["image"] == ""
+        return web.json_response({"step": [{"state": "检索", "response": "", "refs": []}, {"state": "成功", "response": f"答：{asked['text']}", "refs": ["faq.md"]}], "debug": {}})
 
 
 class Wire(Protocol):

@@ -16,7 +16,7 @@ from aiohttp import web
 from adapters.feishu import sdk
 from adapters.feishu.check import EVENTS, SCOPES
 from tests.adapters.feishu.loopback import APP_SECRET, Failure, LoopbackFeishu
-from tests.adapters.feishu.payloads import text_event
+from tests.adapters.feishu.payloads import envelope, text_event
 from tests.adapters.feishu.wires import signed
 from tests.adapters.manual_clock import eventually
 from tests.adapters.watched_loop import watched_loop
@@ -29,6 +29,7 @@ from tests.bots.live_wires import (
     Reaper,
     answers_to,
     assert_complete,
+    database_bytes,
     free_port,
     line,
     listens,
@@ -198,10 +199,30 @@ async def test_what_is_pushed_again_hours_later_after_a_restart_is_neither_store
         assert len(answers.asked) == len(wire.shown()) == 1  # the other question is an hour old: nobody waits for its answer any more
 
 
-async def test_the_webhook_carries_a_question_in_and_its_answer_out(tmp_path: Path) -> None:
+async def test_what_comes_under_two_ids_is_answered_once_and_vanishes_with_its_answer_when_it_is_recalled(tmp_path: Path) -> None:
+    clock = LeapingClock(5.0)
+    async with LoopbackFeishu() as feishu, LoopbackAnswers() as answers:
+        config, wire = write_config(tmp_path, feishu=feishu, answers=answers), FeishuWire(feishu, clock.now)
+        async with living(config, ["feishu"], clock) as until:
+            await until(lambda: feishu.connected)
+            said_at = int(clock.now().timestamp() * 1000)
+            for name in ("m0", "copy"):
+                await feishu.push(name, text_event(name, "它的密码是多少？", "chat-1", "asker", said_at))
+            await until(lambda: wire.shown() and rows(config, "SELECT count(*) FROM messages WHERE utterance_id IS NOT NULL") == [(2,)])
+            await feishu.push("late", text_event("late", "它的密码是多少？", "chat-1", "asker", said_at))
+            await until(lambda: rows(config, "SELECT count(*) FROM messages WHERE utterance_id IS NOT NULL") == [(3,)])
+            assert (wire.shown(), answers.asked) == (["答：mmpose的密码是多少？"], ["mmpose的密码是多少？"])
+            await feishu.push("taken back", envelope("im.message.recalled_v1", {"chat_id": "chat-1", "message_id": "copy", "recall_time": str(said_at)}))
+            await until(lambda: feishu.recalled, tick=lambda: clock.leap(1.0))
+        assert feishu.recalled == [message["message_id"] for message in feishu.messages.values()]
+        assert "密码".encode() not in database_bytes(config)
+
+
+async def test_the_webhook_carries_a_question_in_and_the_answer_of_huixiangdou_out(tmp_path: Path) -> None:
     port, clock = free_port(), LeapingClock(10.0)
     async with LoopbackFeishu() as feishu, LoopbackAnswers() as answers, aiohttp.ClientSession() as platform:
-        config = write_config(tmp_path, feishu=feishu, answers=answers, extra={"feishu": {"mode": "webhook", "encrypt_key": "encrypt-me", "listen": f"127.0.0.1:{port}"}})
+        webhook = {"mode": "webhook", "encrypt_key": "encrypt-me", "listen": f"127.0.0.1:{port}"}
+        config = write_config(tmp_path, feishu=feishu, answers=answers, extra={"feishu": webhook, "answer": {"kind": "huixiangdou"}})
 
         async def push(message_id: str, text: str) -> int:
             headers, body = signed(text_event(message_id, text, sender_id="asker", create_time=int(clock.now().timestamp() * 1000)), "encrypt-me", clock.now().timestamp())
