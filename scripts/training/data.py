@@ -141,7 +141,7 @@ def _single(record: dict[str, Any], stem: str, number: int) -> Sample:
         lines,
         _label(label) if label is not None else "",
         str(rewrite) if rewrite else None,
-        stem,
+        str(record.get("group") or stem),
         stem,
         distractor=bool(record.get("context_is_distractor")),
     )
