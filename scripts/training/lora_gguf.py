@@ -55,6 +55,65 @@ def convert(adapter: Path, base: Path, out: Path, dtype: str = "f16") -> int:
     return count
 
 
+def restore(adapter: Path, base: Path, out: Path) -> None:
+    """The inverse of :func:`convert`: write the GGUF adapter ``adapter`` into folder ``out`` as peft reads it, so that training can go on from an adapter that is shipped.
+
+    :raises InputError: for a file that is no LoRA adapter, or one of another architecture.
+    """
+    import gguf
+    from safetensors.numpy import save_file
+
+    model = _json(base / "config.json")
+    arch = _architecture(model, base)
+    try:
+        reader = gguf.GGUFReader(adapter)
+    except (OSError, ValueError) as error:
+        raise InputError(str(adapter), f"cannot be read as GGUF ({error})", "Give an adapter.gguf that scripts.train wrote.") from error
+    alpha, own = (field.contents() if field else None for field in (reader.get_field("adapter.lora.alpha"), reader.get_field("general.architecture")))
+    if alpha is None or own != arch:
+        raise InputError(str(adapter), f"no LoRA adapter for {arch}" if own == arch else f"belongs to the architecture {own}, the base is {arch}", _REMEDY)
+    names = gguf.get_tensor_name_map(_gguf_arch(gguf, arch), int(model["num_hidden_layers"]))
+    shapes = _matrix_shapes(base)
+    stems = {names.get_name(f"{module}.weight", try_suffixes=(".weight",)): module for module in shapes}
+    tensors: dict[str, NDArray[Any]] = {}
+    for tensor in reader.tensors:
+        target, _, side = tensor.name.rpartition(".")
+        module = stems.get(target)
+        values = np.asarray(tensor.data, dtype=np.float32)
+        if module is None or (values.shape[0] != shapes[module][0] if side == "lora_b" else values.shape[1] != shapes[module][1]):
+            raise InputError(str(adapter), f"tensor {tensor.name} has no place in the base model", "Give the base that this adapter was trained on.")
+        if arch == "llama" and side == "lora_b":
+            values = _unpermuted(values, module, model)
+        tensors[f"base_model.model.{module}.lora_{side[-1].upper()}.weight"] = np.ascontiguousarray(values)
+    rank = next(values.shape[0] for name, values in tensors.items() if ".lora_A." in name)
+    targets = sorted({name.split(".lora_")[0].rsplit(".", 1)[1] for name in tensors})
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base), "bias": "none"}
+    config |= {"r": rank, "lora_alpha": alpha, "lora_dropout": 0.0, "target_modules": targets}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    save_file(tensors, out / "adapter_model.safetensors")
+
+
+def as_folder(adapter: Path, base: Path, scratch: Path) -> Path:
+    """``adapter`` if it is a folder; a GGUF adapter is restored into ``scratch``."""
+    if adapter.is_dir():
+        return adapter
+    restore(adapter, base, scratch)
+    return scratch
+
+
+def _matrix_shapes(base: Path) -> dict[str, list[int]]:
+    """Shapes (out, in) of the base's weight matrices by module name."""
+    from safetensors import safe_open
+
+    found: dict[str, list[int]] = {}
+    for path in sorted(base.glob("*.safetensors")):
+        with safe_open(path, framework="numpy") as file:
+            slices = {name.removesuffix(".weight"): file.get_slice(name).get_shape() for name in file.keys() if name.endswith(".weight")}  # noqa: SIM118 - no mapping
+        found |= {name: shape for name, shape in slices.items() if len(shape) == 2}
+    return found
+
+
 def _architecture(model: dict[str, Any], base: Path) -> str:
     arch = _ARCHITECTURES.get(str(model.get("model_type")))
     if arch is None:
@@ -87,6 +146,17 @@ def _permuted(tensor: NDArray[Any], name: str, model: dict[str, Any]) -> NDArray
         return tensor
     rows = tensor.shape[0]
     return tensor.reshape(heads, 2, rows // heads // 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
+
+
+def _unpermuted(tensor: NDArray[Any], name: str, model: dict[str, Any]) -> NDArray[Any]:
+    """Inverse of :func:`_permuted`."""
+    heads = int(model["num_attention_heads"])
+    if name.endswith("k_proj"):
+        heads = int(model.get("num_key_value_heads") or heads)
+    elif not name.endswith("q_proj"):
+        return tensor
+    rows = tensor.shape[0]
+    return tensor.reshape(heads, rows // heads // 2, 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
 
 
 def _json(path: Path) -> dict[str, Any]:

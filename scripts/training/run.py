@@ -104,6 +104,9 @@ def train(data: list[Path], base_name: str, out: Path, settings: TrainSettings, 
     base = bases.load_base(base_name)
     config = bases.base_config(base)
     if init_adapter is not None:
+        from scripts.training.lora_gguf import as_folder
+
+        init_adapter = as_folder(init_adapter, base.folder, out / "initial")
         bases.check_adapter(init_adapter, base, config)
     _same_run(out, settings, data_hash(data), base)
     examples = Examples(samples, base, settings)
@@ -168,11 +171,12 @@ def _metrics(model: torch.nn.Module, examples: Examples, base: Base, settings: T
     }
     if examples.validation:
         found["validation_loss"] = {"before": before, "after": validation_loss(model, examples.validation, base.pad, settings.loop)}
-        found["gate"] = _gate_metrics(model, examples.validation, base, settings)
+        found["gate"] = gate_metrics(model, examples.validation, base, settings)
     return found
 
 
-def _gate_metrics(model: torch.nn.Module, validation: Sequence[TokenExample], base: Base, settings: TrainSettings) -> dict[str, float] | None:
+def gate_metrics(model: torch.nn.Module, validation: Sequence[TokenExample], base: Base, settings: TrainSettings) -> dict[str, float] | None:
+    """Precision, recall, F1 and AUC of the gate on ``validation``; None when it holds no example of the gate."""
     from scripts.training.head import binary_metrics
 
     judged = [e for e in validation if e.choices]

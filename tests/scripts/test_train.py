@@ -285,6 +285,50 @@ def test_a_gguf_adapter_has_llama_cpps_names_order_and_scale(tmp_path: Path, rsl
     assert float(reader.fields["adapter.lora.alpha"].parts[-1][0]) == pytest.approx(16.0 if rslora else 8.0)
 
 
+def test_a_gguf_adapter_comes_back_as_it_was(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    torch = pytest.importorskip("torch")
+    from peft import PeftModel
+    from safetensors.numpy import load_file
+
+    from scripts.training.lora_gguf import as_folder, convert
+
+    model = tiny()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    model.save_pretrained(tmp_path / "adapter")
+    base = tiny().unload()
+    base.save_pretrained(tmp_path / "base")
+    convert(tmp_path / "adapter", tmp_path / "base", tmp_path / "a.gguf", "f32")
+    restored = as_folder(tmp_path / "a.gguf", tmp_path / "base", tmp_path / "restored")
+    before, after = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "adapter", restored))
+    assert before.keys() == after.keys()
+    assert all((before[name] == after[name]).all() for name in before)
+    ids = torch.arange(3, 9)[None]
+    again = PeftModel.from_pretrained(base, str(restored), is_trainable=True)
+    assert torch.allclose(again(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-5)
+
+
+def test_a_gguf_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    from safetensors.numpy import load_file, save_file
+
+    from scripts.training.lora_gguf import convert, restore
+
+    adapter, base = saved(tmp_path)
+    tiny().unload().save_pretrained(base)
+    convert(adapter, base, tmp_path / "a.gguf", "f32")
+    weights = load_file(base / "model.safetensors")
+    save_file({name: value[:, :4] if value.ndim == 2 else value for name, value in weights.items()}, base / "model.safetensors")
+    with pytest.raises(InputError, match="no place in the base model"):
+        restore(tmp_path / "a.gguf", base, tmp_path / "restored")
+    (tmp_path / "broken.gguf").write_bytes(b"no gguf")
+    with pytest.raises(InputError, match="cannot be read as GGUF"):
+        restore(tmp_path / "broken.gguf", base, tmp_path / "restored")
+
+
 def test_a_dora_adapter_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     from scripts.training.lora_gguf import convert
