@@ -86,9 +86,12 @@ class GateRecord(Record):
 
 
 class WindowMessage(Record):
+    """``reply_to``: index of the earlier message that this one replies to; None for none."""
+
     sender: str
     text: str
     at: AwareDatetime
+    reply_to: Annotated[int, Field(ge=0)] | None = None
 
 
 class WindowQuestion(Record):
@@ -113,6 +116,8 @@ class Window(Record):
     def _indices_exist(self) -> Window:
         if any(not 0 <= index < len(self.messages) for question in self.questions for index in question.indices):
             raise ValueError("a question's indices name a message that is not in the window")
+        if any(message.reply_to is not None and message.reply_to >= index for index, message in enumerate(self.messages)):
+            raise ValueError("a message replies to one that is not before it")
         return self
 
 

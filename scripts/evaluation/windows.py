@@ -190,6 +190,16 @@ def _listen(bus: EventBus, seen: dict[str, _Seen]) -> None:
 
 def _messages(window: Window, number: int) -> list[Message]:
     return [
-        Message(_PLATFORM, str(number), str(index), message.sender, message.text, message.at.astimezone(UTC), window.id, message.sender)
+        Message(
+            _PLATFORM,
+            str(number),
+            str(index),
+            message.sender,
+            message.text,
+            message.at.astimezone(UTC),
+            window.id,
+            message.sender,
+            reply_to=None if message.reply_to is None else str(message.reply_to),
+        )
         for index, message in enumerate(window.messages)
     ]

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from core.config import Config
 from core.errors import BackendError
-from core.messages import Question, Verdict
+from core.messages import Question, Resolution, Verdict
 from scripts.evaluation.forms import Window, WindowQuestion
 from scripts.evaluation.results import Result
 from scripts.evaluation.window_scores import evaluate_windows
@@ -36,6 +37,26 @@ async def test_right_wrong_refused_and_found_over_a_window() -> None:
     assert result.breakdown["kind"]["unresolvable"]["wrong"] == 1, "what stands nowhere can only be guessed"
     assert result.breakdown["difficulty"]["easy"]["n"] == 1
     assert result.breakdown["language"]["zh"]["n"] == 4
+
+
+async def test_the_resolver_is_told_which_message_a_question_replies_to() -> None:
+    seen: list[list[bool]] = []
+
+    class Looks(RuleResolver):
+        async def resolve(self, question: Question) -> Resolution:
+            seen.append([line.is_reply_target for line in question.context])
+            return await super().resolve(question)
+
+    asked = WINDOW["questions"][0]["indices"][0]
+    messages = [{**message, "reply_to": 0} if index == asked else message for index, message in enumerate(WINDOW["messages"])]
+    await measure(RuleModels(resolver=Looks("mmpose")), {**WINDOW, "messages": messages})
+    assert any(flags[:1] == [True] for flags in seen)
+
+
+def test_a_reply_goes_to_an_earlier_message() -> None:
+    messages = [{**message, "reply_to": 3} for message in WINDOW["messages"]]
+    with pytest.raises(ValidationError, match="not before it"):
+        Window.model_validate({**WINDOW, "messages": messages})
 
 
 async def test_the_wrong_antecedent_is_wrong_although_it_stands_in_the_conversation() -> None:
