@@ -15,6 +15,9 @@ _LINK = re.compile(r"\b[a-z][a-z0-9+.-]{1,15}://[^\s\"'<>「」《》（），�
 _LINK_LOGIN = re.compile(r"(://)[^/@?#]*:[^/@?#]*@")
 _LINK_VALUE = re.compile(r"([?&#;])([^=&#;]+)=([^&#;]*)")
 _SECRET_NAME = re.compile(r"token|key|secret|sign|auth|pass|pwd|ticket|session|credential|sid|code|invite|openid", re.IGNORECASE)
+_HOOKS = frozenset({"hook", "hooks", "webhook", "webhooks"})
+_HOOK_KEY = re.compile(r"(?=\D*\d)[A-Za-z0-9_\-]{16,}")
+_BOT_KEY = re.compile(r"bot\d+:[A-Za-z0-9_\-]{20,}")
 _RANDOM = re.compile(r"(?=[^&]*\d)[A-Za-z0-9_\-.%~+/]{24,}")
 # The prefixes that services give their keys, and JSON Web Tokens.
 _KNOWN_KEY = re.compile(
@@ -27,14 +30,14 @@ _NAMED_SECRET = re.compile(
     re.IGNORECASE,
 )
 _BEARER = re.compile(r"(\bBearer\s+)[A-Za-z0-9_\-+/=.~]{12,}", re.IGNORECASE)
-_PASSWORD = re.compile(r"((?:password|passwd|pwd|密码|口令)[\"']?\s*(?:=|:|：|是|为)\s*[\"']?)([\x21\x23-\x26\x28-\x7e]{4,})", re.IGNORECASE)
+_PASSWORD = re.compile(r"((?:password|passwd|pwd|密码|口令|提取码)[\"']?\s*(?:=|:|：|是|为)\s*[\"']?)([\x21\x23-\x26\x28-\x7e]{4,})", re.IGNORECASE)
 _EMAIL = re.compile(r"(?<![A-Za-z0-9._%+\-])(?!git@)[A-Za-z0-9._%+\-]{1,64}@(?:[A-Za-z0-9\-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9])")
 _IDENTITY = re.compile(r"(?<![A-Za-z0-9])[1-9]\d{5}(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx](?![A-Za-z0-9])")
 _OLD_IDENTITY = re.compile(r"(?<![A-Za-z0-9.])[1-9]\d{5}\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}(?![A-Za-z0-9.])")
 _PHONE = re.compile(
-    r"(?<![A-Za-z0-9.\-_])(?:(?:\+|00)86[\s\-]?)?1[3-9]\d(?:\d{8}|[\s\-]\d{4}[\s\-]\d{4})(?![A-Za-z0-9_]|[.\-]\d)"
+    r"(?<![A-Za-z0-9._])(?<![A-Za-z0-9._]-)(?:(?:\+|00)86[\s\-]?)?1[3-9]\d(?:\d{8}|[\s\-]\d{4}[\s\-]\d{4})(?![A-Za-z0-9_]|[.\-]\d)"
     r"|(?<![\w.+])\+\d{1,3}[\s\-]?\(?\d{1,4}\)?(?:[\s\-]?\d{2,4}){2,4}(?!\w)"
-    r"|(?<![\w.\-])0\d{2,3}-[2-9]\d{6,7}(?![\w]|[.\-]\d)"
+    r"|(?<![\w.\-])(?:0\d{2,3}-|[(（]0\d{2,3}[)）]\s?)[2-9]\d{6,7}(?![\w]|[.\-]\d)"
 )
 
 
@@ -62,9 +65,18 @@ def _keep_masked(match: re.Match[str]) -> str:
 
 
 def _mask_link(match: re.Match[str]) -> str:
-    """A link without login, and without the values of its query that open something."""
+    """A link without login, without the key of a web hook, and without the values of its query that open something."""
     link = _LINK_LOGIN.sub(rf"\g<1>{SECRET}@", match.group())
-    return _LINK_VALUE.sub(_mask_value, link)
+    return _LINK_VALUE.sub(_mask_value, _mask_path(link))
+
+
+def _mask_path(link: str) -> str:
+    """Who knows the address of a web hook may post: its key stands in the path."""
+    end = next((place for place, char in enumerate(link) if char in "?#"), len(link))
+    parts = link[:end].split("/")
+    is_hook = any(part in _HOOKS or part.startswith("hooks.") for part in parts)
+    masked = [SECRET if is_hook and _HOOK_KEY.fullmatch(part) else f"bot{SECRET}" if _BOT_KEY.fullmatch(part) else part for part in parts]
+    return "/".join(masked) + link[end:]
 
 
 def _mask_value(pair: re.Match[str]) -> str:
