@@ -46,7 +46,7 @@ class ApiError(Exception):
     @property
     def transient(self) -> bool:
         """Whether the same call may succeed later."""
-        return self.rate_limited or self.code in SERVER_ERROR_CODES or self.status >= 500 or (self.code == 0 and self.status < 400)
+        return self.rate_limited or self.code in SERVER_ERROR_CODES | INVALID_TOKEN_CODES or self.status >= 500 or (self.code == 0 and self.status < 400)
 
     @property
     def missing_scope(self) -> bool:

@@ -7,7 +7,8 @@ import hashlib
 import json
 import random
 import re
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -21,29 +22,29 @@ from core.ports import OutgoingReply
 log = structlog.get_logger(__name__)
 
 # Documented: 5 messages a second into one group, 50 API calls a second and 1000 a minute for an app.
-GROUP_RATE, GROUP_BURST = 5.0, 5
-APP_RATE, APP_BURST = 1000 / 60, 50
+GROUP_LIMITS = ((5, 1.0),)
+APP_LIMITS = ((50, 1.0), (1000, 60.0))
 ATTEMPTS = 4
 FIRST_BACKOFF_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 30.0
 
 
-class TokenBucket:
-    """At most ``burst`` at once and ``rate`` a second over time."""
+class RateLimit:
+    """For each (number, seconds) of ``limits``: at most so many in any span of so many seconds, whenever it begins."""
 
-    def __init__(self, rate: float, burst: int, clock: Clock) -> None:
-        self._rate, self._burst, self._clock = rate, float(burst), clock
-        self._tokens, self._at = float(burst), clock.monotonic()
+    def __init__(self, limits: Sequence[tuple[int, float]], clock: Clock) -> None:
+        self._clock = clock
+        self._spans = [(deque[float](maxlen=number), seconds) for number, seconds in limits]
 
     async def take(self) -> None:
-        """Wait for one token; those who wait are served in turn when they call under one lock."""
-        while True:
-            now = self._clock.monotonic()
-            self._tokens, self._at = min(self._burst, self._tokens + (now - self._at) * self._rate), now
-            if self._tokens >= 1.0 - 1e-9:
-                self._tokens -= 1.0
-                return
-            await self._clock.sleep((1.0 - self._tokens) / self._rate)
+        """Wait for a place; those who wait are served in turn when they call under one lock."""
+        while (wait := max(self._wait(times, seconds) for times, seconds in self._spans)) > 0:
+            await self._clock.sleep(wait)
+        for times, _ in self._spans:
+            times.append(self._clock.monotonic())
+
+    def _wait(self, times: deque[float], seconds: float) -> float:
+        return times[0] + seconds - self._clock.monotonic() if len(times) == times.maxlen else 0.0
 
 
 class _Group:
@@ -51,7 +52,7 @@ class _Group:
 
     def __init__(self, clock: Clock) -> None:
         self.lock = asyncio.Lock()
-        self.bucket = TokenBucket(GROUP_RATE, GROUP_BURST, clock)
+        self.limit = RateLimit(GROUP_LIMITS, clock)
 
 
 class Sender:
@@ -61,7 +62,7 @@ class Sender:
         """:param groups: number of groups whose rate is remembered."""
         self._rest, self._clock, self._capacity = rest, clock, groups
         self._jitter = jitter or random.Random()
-        self._app, self._app_lock = TokenBucket(APP_RATE, APP_BURST, clock), asyncio.Lock()
+        self._app, self._app_lock = RateLimit(APP_LIMITS, clock), asyncio.Lock()
         self._groups: OrderedDict[str, _Group] = OrderedDict()
 
     async def send(self, reply: OutgoingReply) -> str:
@@ -90,7 +91,7 @@ class Sender:
     async def _attempts(self, group: _Group, method: str, uri: str, paths: dict[str, str], body: object) -> dict[str, Any]:
         backoff = FIRST_BACKOFF_SECONDS
         for attempt in range(1, ATTEMPTS + 1):
-            await group.bucket.take()
+            await group.limit.take()
             async with self._app_lock:
                 await self._app.take()
             try:

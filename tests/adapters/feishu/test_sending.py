@@ -6,11 +6,13 @@ import asyncio
 
 import pytest
 
+from adapters.feishu.sending import APP_LIMITS, RateLimit
 from core.errors import SendError
 from core.messages import ConversationKey
 from core.ports import OutgoingReply
 from tests.adapters.feishu.conftest import Running
 from tests.adapters.feishu.loopback import Call, Failure
+from tests.adapters.manual_clock import ManualClock, eventually
 
 MESSAGES = "/open-apis/im/v1/messages"
 GROUP = ConversationKey("feishu", "chat-1")
@@ -52,10 +54,30 @@ async def test_one_group_gets_five_messages_a_second(running: Running) -> None:
     other = asyncio.create_task(running.adapter.send(reply("other", chat_id="chat-2")))
     await running.until(other.done)  # another group does not wait
     started = running.clock.monotonic()
+    await running.until(lambda: len(sends(running)) == 6 + 1, step=0.1)
+    assert running.clock.monotonic() - started >= 1.0 - 0.1
     await running.until(sending.done, step=0.1)
     await sending
-    assert running.clock.monotonic() - started >= 7 / 5 - 0.1
+    assert running.clock.monotonic() - started >= 2.0 - 0.1
     assert [shown["text"] for shown in running.feishu.messages.values() if shown["chat_id"] == "chat-1"] == [f"第 {index} 条" for index in range(12)]
+
+
+async def test_an_app_makes_fifty_calls_a_second_and_a_thousand_a_minute() -> None:
+    clock, taken = ManualClock(), list[float]()
+    limit = RateLimit(APP_LIMITS, clock)
+
+    async def take() -> None:
+        for _ in range(1100):
+            await limit.take()
+            taken.append(clock.monotonic())
+
+    taking = asyncio.create_task(take())
+    await eventually(taking.done, tick=lambda: clock.advance(0.5))
+    for number, seconds in APP_LIMITS:
+        assert all(later - earlier >= seconds - 1e-6 for earlier, later in zip(taken, taken[number:], strict=False))
+    assert taken[49] == taken[0]
+    assert taken[999] < 40.0
+    assert taken[1099] < 80.0
 
 
 @pytest.mark.parametrize(
@@ -109,6 +131,12 @@ async def test_a_revoked_token_costs_one_more_call(running: Running) -> None:
     await running.finish(running.adapter.send(reply()))
     assert len(running.feishu.messages) == 1
     assert [call.token for call in sends(running)] == ["t-1", "t-2"]
+
+
+async def test_a_token_that_is_refused_again_is_not_the_end_of_a_reply(running: Running) -> None:
+    running.feishu.failures[MESSAGES] = [Failure(400, 99991663)] * 2
+    await running.finish(running.adapter.send(reply()))
+    assert len(running.feishu.messages) == 1
 
 
 async def test_a_token_is_renewed_before_it_expires(running: Running) -> None:
