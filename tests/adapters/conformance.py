@@ -347,10 +347,29 @@ class AdapterConformance:
         assert error.platform == running.platform
         assert wire.sent() == []
 
-    async def test_sending_after_stop_is_an_error(self, adapter: Adapter, wire: Wire, sink: RecordingSink) -> None:
+    async def test_sending_and_taking_back_after_stop_are_errors(self, adapter: Adapter, wire: Wire, sink: RecordingSink) -> None:
         await adapter.start(sink)
         await self.stop(adapter, wire)
         assert await self.send_or_error(adapter) is not None
+        with pytest.raises(SendError):
+            await adapter.recall(self.reply().conversation, "m1")
+
+    async def test_the_bot_takes_its_own_message_back_where_the_platform_lets_it(self, running: Adapter, wire: Wire) -> None:
+        conversation = self.reply().conversation
+        if running.capabilities.recalls:
+            await running.recall(conversation, await running.send(self.reply()))
+        else:
+            with pytest.raises(SendError) as caught:
+                await running.recall(conversation, "m1")
+            assert caught.value.permanent
+
+    async def test_health_tells_when_the_platform_was_last_heard(self, running: Adapter, wire: Wire, sink: RecordingSink) -> None:
+        await wire.deliver(WireMessage("m1"))
+        await self.until(wire, lambda: sink.messages)
+        health = running.health()
+        assert health.connected
+        assert health.last_event_age is not None
+        assert 0.0 <= health.last_event_age < 20.0
 
     @staticmethod
     async def hand_over(adapter: Adapter, sink: RecordingSink, reply: OutgoingReply) -> None:
