@@ -87,7 +87,7 @@ class CallbackServer:
             value = json.loads(body)
         except TimeoutError:
             return web.json_response({"error": "body too slow"}, status=408)
-        except ValueError:
+        except (ValueError, RecursionError):
             return web.json_response({"error": "not JSON"}, status=400)
         if not isinstance(value, dict):
             return web.json_response({"error": "not a JSON object"}, status=400)

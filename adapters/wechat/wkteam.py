@@ -6,10 +6,13 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
 
+import structlog
+
 from adapters.aged_cache import AgedCache
 from adapters.wechat.callbacks import BadCallbackError, Respond
 from adapters.wechat.gateway import GatewayAdapter
 from adapters.wechat.payloads import MENTION_SEPARATOR, PLATFORM
+from adapters.wechat.recent import Recent
 from adapters.wechat.wkteam_api import WkteamApi, WkteamError
 from adapters.wechat.wkteam_payloads import parse_callback
 from core.clock import Clock
@@ -17,6 +20,8 @@ from core.config import WechatSection
 from core.errors import SendError
 from core.messages import ConversationKey, Message, Recall
 from core.ports import Capabilities, Health, OutgoingReply
+
+log = structlog.get_logger(__name__)
 
 _NAME_AGE_SECONDS = 6 * 3600.0  # each look-up is a call on the member's account: few are better
 _NAME_RETRY_SECONDS = 600.0
@@ -35,6 +40,7 @@ class WkteamAdapter(GatewayAdapter):
         self._api, self._lookups = WkteamApi(config), WkteamApi(config, _NAME_DEADLINE_SECONDS)
         self._names = AgedCache(self._clock, "", _NAME_AGE_SECONDS, _NAME_RETRY_SECONDS)
         self._sent: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._others = Recent(100)
         self._offline = False
 
     async def stop(self) -> None:
@@ -75,6 +81,9 @@ class WkteamAdapter(GatewayAdapter):
     async def _answer(self, value: dict[str, Any], respond: Respond) -> None:
         if "messageType" not in value:
             raise BadCallbackError("messageType is missing")
+        if self._is_anothers(value):
+            await respond("done")
+            return
         self._offline = str(value["messageType"]) == _OFFLINE
         data = value.get("data")
         if isinstance(data, dict) and isinstance(data.get("wId"), str):
@@ -84,6 +93,16 @@ class WkteamAdapter(GatewayAdapter):
         if event is not None:
             await self._locks.run(event.chat_id, lambda: self._pass_on(event))
         await respond("done")
+
+    def _is_anothers(self, value: dict[str, Any]) -> bool:
+        """All WeChat accounts that are logged in at wkteam share one call-back URL: the groups of the others are none of ours, and their login must not send for us."""
+        account = value.get("wcId")
+        if not self._config.wcid or not isinstance(account, str) or account in ("", self._config.wcid):
+            return False
+        if account not in self._others:
+            self._others.add(account)
+            log.warning("wechat.other_account", account=account, remedy="its call-backs are dropped; if it is the bot's own, set [wechat] wcid to it")
+        return True
 
     async def _pass_on(self, event: Message | Recall) -> None:
         assert self._sink is not None

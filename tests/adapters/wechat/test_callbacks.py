@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from adapters.wechat import callbacks
 from adapters.wechat.callbacks import BadCallbackError, CallbackServer, Respond, RoomLocks
 from core.config import WechatSection
 from core.errors import ConfigError
@@ -78,9 +79,18 @@ async def test_large_body_is_refused(gateway: Gateway) -> None:
     assert gateway.taken == []
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'"x"', b"null", b"\xff\xfe"])
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'"x"', b"null", b"\xff\xfe", b"[" * 2000])
 async def test_what_is_no_json_object_gets_400(gateway: Gateway, body: bytes) -> None:
     assert await gateway.post(body=body) == 400
+
+
+async def test_a_body_that_does_not_come_is_given_up(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "_BODY_SECONDS", 0.05)
+    reader, writer = await asyncio.open_connection(*(gateway.server.address or ("", 0)))
+    writer.write(f"POST /{SECRET} HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n{{".encode())
+    assert b" 408 " in await reader.readline()
+    writer.close()
+    assert gateway.taken == []
 
 
 async def test_only_post_is_served(gateway: Gateway) -> None:

@@ -106,6 +106,17 @@ class TestMessages:
         await bench.text_of("m2")
         assert [message.chat_name for message in bench.sink.messages] == ["部署交流群", "新群名"]
 
+    @pytest.mark.parametrize(("kind", "data"), [(27, {"payloadType": 3, "payloadId": "chat-1"}), (21, {"roomId": "chat-1"})])
+    async def test_topic_is_asked_for_again_when_the_service_says_only_that_it_changed(self, bench: Bench, kind: int, data: dict[str, object]) -> None:
+        bench.server.message("m1")
+        await bench.text_of("m1")
+        bench.server.topics["chat-1"] = "新群名"
+        bench.server.message("m2")
+        bench.server.event(kind, data)
+        bench.server.message("m3")
+        await bench.text_of("m3")
+        assert bench.sink.messages[-1].chat_name == "新群名"
+
     async def test_the_bot_tells_who_it_is_once_it_knows(self, server: LoopbackPuppet) -> None:
         server.logs_in = False
         bench = Bench(server)

@@ -37,6 +37,12 @@ class TestConnection:
         assert await bench.text_of("m1") == "你好"
         assert bench.server.calls["Start"] == 1
 
+    async def test_reset_by_the_service_is_a_new_connection(self, bench: Bench) -> None:
+        bench.server.event(24, {"data": "the puppet starts anew"})
+        await bench.until(lambda: bench.server.calls["Start"] == 2 and bench.adapter.health().connected)
+        bench.server.message("m1")
+        assert await bench.text_of("m1") == "你好"
+
     async def test_service_that_is_down_at_start_is_awaited(self, server: LoopbackPuppet) -> None:
         await server.close()
         bench = Bench(server)

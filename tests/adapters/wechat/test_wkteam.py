@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from adapters.wechat.wkteam import WkteamAdapter
 from adapters.wechat.wkteam_payloads import parse_callback
@@ -167,6 +168,19 @@ async def test_other_callbacks_are_acknowledged_and_dropped(bench: Bench) -> Non
         assert await bench.post(value) == "done"
     await bench.post({"a": 1}, status=400)
     assert bench.sink.messages == []
+
+
+async def test_call_backs_of_another_account_of_the_gateway_are_not_ours(bench: Bench) -> None:
+    """One call-back URL serves all accounts that are logged in there: their groups are none of ours, and nothing is to be sent by them."""
+    with capture_logs() as logged:
+        for _ in range(2):
+            assert await bench.post(callback(wId="theirs") | {"wcId": "wxid_other"}) == "done"
+        assert await bench.post({"messageType": 4, "wcId": "wxid_other", "data": {}}) == "done"
+    assert [entry["event"] for entry in logged] == ["wechat.other_account"]
+    assert bench.sink.messages == []
+    assert bench.adapter.health().connected
+    await bench.send()
+    assert [body["wId"] for body in bench.called("sendText")] == ["instance-1"]
 
 
 async def test_recall_is_passed_on(bench: Bench) -> None:
