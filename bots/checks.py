@@ -22,6 +22,9 @@ async def check(config: Config, platforms: Sequence[str]) -> int:
         for finding in await _platform_findings(platform, config):
             print(f"{'ok  ' if finding.ok else 'FAIL'}  {platform}: {finding.what}" + (f". {finding.remedy}" if finding.remedy else ""))
             fine = fine and finding.ok
+    if config.bot.reply == "answer" and not config.answer.base_url:
+        fine = False
+        print("FAIL  [bot] reply = answer: nobody answers. Set [answer] base_url to an OpenAI-compatible or a HuixiangDou server, or [bot] reply to rewrite or off.")
     if fine:
         await groups(config, platforms)
     if not config.bot.groups:

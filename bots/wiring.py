@@ -52,7 +52,8 @@ def merge_rules(section: MergeSection) -> MergeRules:
 
 def _commands(config: Config, delivery: Delivery, groups: Groups, consent: Consent, states: SqlGroups, adapters: Mapping[str, Adapter], clock: Clock) -> CommandHandler:
     leaders = {platform: adapter for platform, adapter in adapters.items() if isinstance(adapter, ChatAdmins)}
-    return CommandHandler(delivery, groups, consent, states, states, config.bot.admins, chat_admins=leaders, language=config.bot.language, clock=clock)
+    answers = bool(config.answer.base_url)
+    return CommandHandler(delivery, groups, consent, states, states, config.bot.admins, chat_admins=leaders, can_answer=answers, language=config.bot.language, clock=clock)
 
 
 @asynccontextmanager

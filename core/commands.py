@@ -118,16 +118,18 @@ class CommandHandler:
         admins: Collection[str] = (),
         *,
         chat_admins: Mapping[str, ChatAdmins] | None = None,
+        can_answer: bool = True,
         language: Literal["zh", "en"] = "zh",
         clock: Clock | None = None,
     ) -> None:
         """
         :param admins: sender ids, or ``platform:id``. Shown names count for nothing: a member may take on any.
         :param chat_admins: by platform, who tells the owner and the managers of a group: they may command the bot in their group.
+        :param can_answer: there is a service that answers questions.
         """
         self._replies, self._groups, self._consent, self._statistics, self._complaints = replies, groups, consent, statistics, complaints
         self._admins, self._texts, self._clock = frozenset(admins), TEXTS[language], clock or SystemClock()
-        self._chat_admins = chat_admins or {}
+        self._chat_admins, self._can_answer = chat_admins or {}, can_answer
         self._limits = HourlyLimits()
         self._under_way: set[str] = set()
         self._heard: deque[Message] = deque(maxlen=COMMANDS_REMEMBERED)
@@ -192,10 +194,16 @@ class CommandHandler:
                 return texts["status"].format(state=texts["is_on" if self._groups.enabled(conversation) else "is_off"], mode=self._mode(conversation), group=conversation.chat_id)
             case Action.ON | Action.OFF:
                 await self._groups.switch(conversation, command.action is Action.ON)
+                if command.action is Action.OFF:
+                    await self._replies.withdraw(conversation)
                 return texts[command.action]
             case Action.REPLY:
                 assert command.reply is not None
+                if command.reply is ReplyMode.ANSWER and not self._can_answer:
+                    return texts["no_answers"]
                 await self._groups.set_reply(conversation, command.reply)
+                if command.reply is ReplyMode.OFF:
+                    await self._replies.withdraw(conversation)
                 return texts["reply"].format(mode=self._mode(conversation))
             case Action.STATS:
                 return await self._stats(conversation)

@@ -21,6 +21,7 @@ import structlog
 
 from core.clock import Clock, SystemClock
 from core.errors import SendError, StorageError
+from core.messages import ConversationKey
 from core.ports import Adapter, OutgoingReply
 from core.timings import Observe, unobserved
 
@@ -65,6 +66,12 @@ class Outbox(Protocol):
     async def get(self, key: str) -> object | None:
         """What is known of an idempotency key, or None."""
 
+    async def waits(self, key: str) -> bool:
+        """Whether a reply is still to be sent: since it was claimed it may have been withdrawn, or erased with its question."""
+
+    async def withdraw(self, conversation: ConversationKey, prefix: str) -> int:
+        """Give up the replies that wait in a group and whose key begins with ``prefix``. Returns how many."""
+
     async def claim(self, platform: str, limit: int = ..., lease: timedelta = ..., chat_id: str | None = ..., without: Collection[str] = ...) -> Sequence[ClaimedReply]:
         """Due replies (of one group, where ``chat_id`` names it, and of none of ``without``), oldest first; due again after ``lease`` unless marked."""
 
@@ -89,6 +96,9 @@ class ReplyQueue(Protocol):
     async def known(self, key: str) -> bool:
         """Whether a reply of this idempotency key was ever queued. Raises StorageError."""
 
+    async def withdraw(self, conversation: ConversationKey) -> None:
+        """Give up the replies to questions that wait in a group. Raises StorageError."""
+
     def fetch(self, platform: str, chat_id: str | None) -> AbstractAsyncContextManager[Sequence[OutgoingReply]]:
         """As :meth:`core.ports.MessageSink.fetch`."""
 
@@ -100,6 +110,7 @@ class Outcome(StrEnum):
     RETRIED = "retried"
     REFUSED = "refused"
     EXPIRED = "expired"
+    WITHDRAWN = "withdrawn"
     UNCONFIRMED = "unconfirmed"
 
 
@@ -123,6 +134,11 @@ class Delivery:
 
     async def known(self, key: str) -> bool:
         return await self._outbox.get(key) is not None
+
+    async def withdraw(self, conversation: ConversationKey) -> None:
+        withdrawn = await self._outbox.withdraw(conversation, REPLY_PREFIX)
+        if withdrawn and conversation.platform in self.counts:
+            self.counts[conversation.platform][Outcome.WITHDRAWN] += withdrawn
 
     async def start(self) -> None:
         """Send what is due and what becomes due, until :meth:`stop`."""
@@ -248,6 +264,8 @@ class Delivery:
     async def _begin(self, platform: str, claimed: ClaimedReply, *, idempotent: bool) -> Outcome | None:
         """What ends a reply before this attempt, or None; then, where the platform knows no keys, the attempt is marked as unconfirmed."""
         key, age, unconfirmed = claimed.reply.idempotency_key, self._clock.now() - claimed.created_at, _unconfirmed(claimed.error)
+        if not await self._outbox.waits(key):
+            return Outcome.WITHDRAWN
         if age > (NOTICE_AGE if key.startswith(NOTICE_PREFIX) else self._max_age):
             await self._outbox.failed(key, "too old")
             log.info("reply_expired", platform=platform, key=key, age_seconds=round(age.total_seconds()))

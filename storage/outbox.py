@@ -22,7 +22,7 @@ from storage.models import replies
 
 
 class ReplyState(StrEnum):
-    """``failed``: refused for good; ``expired``: too old to be sent, or its question was erased."""
+    """``failed``: refused for good; ``expired``: too old to be sent, its question was erased, or the group wants no replies any more."""
 
     PENDING = "pending"
     SENT = "sent"
@@ -100,6 +100,15 @@ class SqlOutbox:
         """Give up replies of a platform that have waited longer than ``max_age``, but for those whose key begins with ``spared``. Returns how many."""
         return await self._database.writer.submit(self._expire, (platform, max_age, spared))
 
+    async def withdraw(self, conversation: ConversationKey, prefix: str) -> int:
+        """Give up the replies that wait in a group and whose key begins with ``prefix``. Returns how many."""
+        return await self._database.writer.submit(self._withdraw, (conversation, prefix))
+
+    async def waits(self, key: str) -> bool:
+        """Whether a reply is still to be sent: since it was claimed it may have been withdrawn, or erased with its question."""
+        queued = await self.get(key)
+        return queued is not None and queued.state is ReplyState.PENDING
+
     async def next_due(self, platform: str, without: Collection[str] = ()) -> datetime | None:
         """When the next reply of a platform becomes due in a group that is not among ``without``, or None when none waits."""
         async with self._database.read() as connection:
@@ -175,6 +184,13 @@ class SqlOutbox:
             if spared:
                 old.append(sa.not_(replies.c.idempotency_key.startswith(spared, autoescape=True)))
             answers.append(connection.execute(sa.update(replies).where(*old).values(state=ReplyState.EXPIRED.value)).rowcount)
+        return answers
+
+    def _withdraw(self, connection: Connection, items: Sequence[tuple[ConversationKey, str]]) -> list[int]:
+        answers = []
+        for conversation, prefix in items:
+            here = (*_pending(conversation.platform), replies.c.chat_id == conversation.chat_id, replies.c.idempotency_key.startswith(prefix, autoescape=True))
+            answers.append(connection.execute(sa.update(replies).where(*here).values(state=ReplyState.EXPIRED.value)).rowcount)
         return answers
 
 

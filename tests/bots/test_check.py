@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bots.checks import check
 from bots.commandline import check_spine
 from core.config import load_config
 
@@ -35,3 +36,11 @@ async def test_retraining_that_cannot_run_is_told_before_its_first_night(tmp_pat
 
 async def test_what_is_switched_off_is_not_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert await checked(tmp_path, capsys, model=f"{tmp_path}/none.gguf") == (True, [])
+
+
+async def test_answers_that_nobody_gives_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "config.ini"
+    path.write_text(f"[bot]\nreply = answer\n[gate]\nbackend = none\n[storage]\nurl = sqlite:///{tmp_path}/d.db\n", encoding="utf-8")
+    assert await check(load_config(path, {}), []) == 2
+    (failure,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")]
+    assert "[answer] base_url" in failure

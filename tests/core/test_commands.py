@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.commands import COMMANDS_PER_HOUR, Action, Command, parse_command
+from core.commands import COMMANDS_PER_HOUR, Action, Command, CommandHandler, parse_command
 from core.errors import StorageError
 from core.groups import ReplyMode
 from core.messages import ConversationKey, Recall
 from core.ports import OutgoingReply
+from storage.outbox import ReplyState
 from tests.core.house import GROUP, House, Leaders, open_house, resolution, verdict
 
 
@@ -105,6 +106,25 @@ async def test_a_command_that_failed_is_carried_out_when_it_comes_again_under_an
     other.execute("DROP TRIGGER refuse")
     other.close()
     assert await house.say(2, "/dj help")
+
+
+@pytest.mark.parametrize("switch", ["/dj off", "/dj reply off"])
+async def test_replies_that_wait_are_given_up_with_the_switch_that_ends_them(house: House, switch: str) -> None:
+    for key, group in (("reply:q1", GROUP), ("reply:q2", ConversationKey("feishu", "g2")), ("notice:feishu:g1", GROUP)):
+        await house.delivery.enqueue(OutgoingReply(group, "答案", key))
+    assert await house.say(1, switch, sender="boss")
+    states = [queued.state for key in ("reply:q1", "reply:q2", "notice:feishu:g1") if (queued := await house.outbox.get(key)) is not None]
+    assert states == [ReplyState.EXPIRED, ReplyState.PENDING, ReplyState.PENDING]
+
+
+async def test_a_group_is_not_promised_answers_that_nobody_gives(house: House) -> None:
+    mute = CommandHandler(house.delivery, house.groups, house.consent, house.store, house.store, ["boss"], can_answer=False, clock=house.clock)
+    message = house.message(1, "/dj reply answer", sender="boss")
+    await mute.handle(message, Command(Action.REPLY, ReplyMode.ANSWER), allowed=True)
+    queued = await house.outbox.get(f"command:{message.key}")
+    assert queued is not None
+    assert "[answer] base_url" in queued.reply.text
+    assert house.groups.reply_mode(GROUP) is ReplyMode.OFF
 
 
 async def test_members_may_not_command_but_may_leave(house: House) -> None:
@@ -211,7 +231,7 @@ async def test_stats_count_this_group(house: House) -> None:
 
 async def test_wrong_marks_the_last_or_the_quoted_reply(house: House) -> None:
     assert "没有找到" in await house.say(1, "/dj 错了")
-    first, second = await house.ask(2), await house.ask(3)
+    first, second = await house.ask(2), await house.ask(3, "它快吗？")
     for number, question in enumerate((first, second)):
         await house.outbox.enqueue(OutgoingReply(GROUP, "…", f"reply:{question.id}"))
         await house.outbox.sent(f"reply:{question.id}", f"om_{number}")

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from structlog.testing import capture_logs
 
 from core.delivery import LEASE, Outcome
 from core.errors import SendError
-from core.messages import ConversationKey
+from core.messages import ConversationKey, Recall
 from core.ports import OutgoingReply
 from storage.outbox import ReplyState
 from tests.adapters.manual_clock import ManualClock, eventually
@@ -200,6 +201,29 @@ async def test_a_slow_group_does_not_hold_up_another(tmp_path: Path) -> None:
         adapter.gate.set()
         await eventually(lambda: [sent.idempotency_key for sent in adapter.sent][3:] == ["a", "b", "d"])
         await settled(house, *[Outcome.SENT] * 6)
+
+
+async def test_what_is_withdrawn_or_erased_while_it_waits_behind_another_is_not_sent(tmp_path: Path) -> None:
+    class Slow(RecordingAdapter):
+        gate = asyncio.Event()
+
+        async def send(self, reply: OutgoingReply) -> str:
+            await self.gate.wait()
+            return await super().send(reply)
+
+    adapter = Slow()
+    async with open_house(tmp_path / "d.db", adapter=adapter) as house:
+        await house.say(1, "说错了的话")
+        for key, quoted in (("notice:1", None), ("notice:2", "m1"), ("reply:q1", None), ("notice:3", None)):
+            await house.outbox.enqueue(replace(reply(key), reply_to=quoted))
+        await house.delivery.start()
+        await eventually(lambda: any(task.get_name() == "delivery feishu g1" for task in asyncio.all_tasks()))
+        await house.ingest.recall(Recall("feishu", "g1", "m1", house.clock.now()))
+        await house.delivery.withdraw(GROUP)
+        adapter.gate.set()
+        await eventually(lambda: len(adapter.sent) == 2)
+        assert [sent.idempotency_key for sent in adapter.sent] == ["notice:1", "notice:3"]
+        assert await state(house, "reply:q1") is ReplyState.EXPIRED
 
 
 async def test_a_database_that_fails_for_a_while_does_not_end_the_loop(house: House, tmp_path: Path) -> None:
