@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -48,6 +49,13 @@ class Consent:
 
     def allows(self, message: Message) -> bool:
         return not self._opted_out or (message.platform, message.sender_id) not in self._opted_out
+
+    def without_refusers(self, message: Message) -> Message:
+        """``message`` without the ids of members who opted out among its mentions."""
+        if not self._opted_out or not message.mentions:
+            return message
+        kept = tuple(mention for mention in message.mentions if (message.platform, mention) not in self._opted_out)
+        return message if kept == message.mentions else replace(message, mentions=kept)
 
     def opted_out(self, platform: str, sender_id: str) -> bool:
         return (platform, sender_id) in self._opted_out

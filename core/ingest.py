@@ -94,6 +94,10 @@ class Ingest:
 
     # --- MessageSink
 
+    def collects(self, conversation: ConversationKey) -> bool:
+        """See :class:`core.ports.MessageSink`."""
+        return self._collect_all or (self._groups.allowed(conversation) and self._groups.enabled(conversation))
+
     async def message(self, message: Message) -> None:
         """Returns when the message is stored (or refused) and may be acknowledged. Raises StorageError: do not acknowledge it then."""
         counts = self._of(message.platform)
@@ -164,7 +168,7 @@ class Ingest:
     async def _store(self, messages: Sequence[Message], *, live: bool) -> int:
         started = self._clock.monotonic()
         try:
-            new = await self._inbox.add([_cleaned(message) for message in messages])
+            new = await self._inbox.add([_cleaned(self._consent.without_refusers(message)) for message in messages])
         except Exception:
             for message in messages:
                 self._of(message.platform).failed += 1

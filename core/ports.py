@@ -226,6 +226,9 @@ class Announcements(Protocol):
 class MessageSink(Protocol):
     """What an adapter hands its events to. ``message`` returns only when the message is stored: acknowledge the platform after it."""
 
+    def collects(self, conversation: ConversationKey) -> bool:
+        """Whether messages of the group are stored: of other groups' members nothing need be looked up."""
+
     @property
     def announcements(self) -> Announcements:
         """For platforms that tell only the id of a message, and only once."""

@@ -338,10 +338,11 @@ class WechatyAdapter:
             if (target := recalled_id(raw.text)) is not None:
                 await self._sink.recall(Recall(PLATFORM, raw.room_id, target, sent_at(raw.timestamp, self._clock.now())))
         else:
-            await self._sink.message(await self._message(raw))
+            await self._sink.message(await self._message(raw, self._sink))
         self._seen.add(raw.id)
 
-    async def _message(self, raw: RawMessage) -> Message:
+    async def _message(self, raw: RawMessage, sink: MessageSink) -> Message:
+        collected = sink.collects(ConversationKey(PLATFORM, raw.room_id))
         kind, content, reply_to = kind_of(raw.type), raw.text, None
         if (quote := quote_in(content)) is not None:
             kind, content, reply_to = MessageKind.TEXT, quote.text, quote.quoted_id
@@ -358,7 +359,7 @@ class WechatyAdapter:
             text=shown_text(kind, content),
             sent_at=sent_at(raw.timestamp, self._clock.now()),
             chat_name=await self._names.topic(raw.room_id),
-            sender_name=await self._names.member(raw.room_id, raw.from_id),
+            sender_name=await self._names.member(raw.room_id, raw.from_id) if collected else "",
             kind=kind,
             mentions=raw.mention_ids,
             reply_to=reply_to,

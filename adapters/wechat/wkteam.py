@@ -114,7 +114,9 @@ class WkteamAdapter(GatewayAdapter):
     async def _named(self, message: Message) -> Message:
         chat_name = await self._group_name(message.chat_id)
         self._groups[message.chat_id] = chat_name
-        sender_name = message.sender_name or await self._member_name(message.chat_id, message.sender_id)
+        sender_name = message.sender_name
+        if not sender_name and self._sink is not None and self._sink.collects(message.conversation):
+            sender_name = await self._member_name(message.chat_id, message.sender_id)
         return replace(message, chat_name=chat_name, sender_name=sender_name)
 
     async def _group_name(self, group: str) -> str:

@@ -46,8 +46,16 @@ async def test_without_groups_nothing_is_collected_and_the_log_tells_once_how_to
         assert house.ingest.counts["feishu"].dropped[DropReason.GROUP_NOT_ALLOWED] == 3
 
 
+async def test_adapters_are_told_which_groups_are_collected(house: House) -> None:
+    assert house.ingest.collects(GROUP)
+    assert not house.ingest.collects(ConversationKey("feishu", "elsewhere"))
+    await house.groups.switch(GROUP, enabled=False)
+    assert not house.ingest.collects(GROUP)
+
+
 async def test_collect_all_takes_every_group(house: House) -> None:
     ingest = Ingest(house.inbox, house.bus, Groups(house.store, ()), house.consent, collect_all=True)
+    assert ingest.collects(ConversationKey("feishu", "anywhere"))
     await ingest.message(house.message(1, chat="anywhere"))
     assert await house.texts("anywhere") == ["消息 1"]
 
@@ -69,6 +77,15 @@ async def test_members_who_opted_out_and_our_own_bots_are_neither_stored_nor_pub
     assert await house.texts() == ["消息 4"]
     assert [event.message.message_id for event in house.stored] == ["m4"]
     assert house.ingest.counts["feishu"].dropped == {DropReason.OPTED_OUT: 1, DropReason.OWN: 2}
+
+
+async def test_who_opted_out_is_not_stored_as_one_whom_others_mention(house: House) -> None:
+    await house.consent.opt_out("feishu", "u-shy")
+    await house.ingest.message(replace(house.message(1, "@害羞 @小波 怎么看？"), mentions=("u-shy", "u-bo")))
+    await house.ingest.message(replace(house.message(2, "@害羞 在吗"), mentions=("u-shy",)))
+    await house.bus.drain()
+    assert [message.mentions for message in await house.inbox.recent(GROUP, 10)] == [("u-bo",), ()]
+    assert [event.message.mentions for event in house.stored] == [("u-bo",), ()]
 
 
 async def test_bulk_returns_how_many_were_new_and_carries_out_no_commands(house: House) -> None:

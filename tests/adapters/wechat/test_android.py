@@ -14,8 +14,8 @@ from core.config import WechatSection
 from core.errors import SendError
 from core.messages import ConversationKey, MessageKind
 from core.ports import OutgoingReply
-from tests.adapters.conformance import RecordingSink
 from tests.adapters.manual_clock import ManualClock, eventually
+from tests.adapters.recording_sink import RecordingSink
 
 GROUP = "茴香豆（大暑群）"
 

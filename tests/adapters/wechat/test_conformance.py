@@ -17,8 +17,9 @@ from adapters.wechat.wkteam import WkteamAdapter
 from core.config import WechatSection
 from core.messages import Message
 from core.ports import Adapter
-from tests.adapters.conformance import AdapterConformance, RecordingSink, SendFailure, Sent, Wire, WireMessage
+from tests.adapters.conformance import AdapterConformance, SendFailure, Sent, Wire, WireMessage
 from tests.adapters.manual_clock import ManualClock
+from tests.adapters.recording_sink import RecordingSink
 from tests.adapters.wechat.http_wire import SECRET, HttpWire
 from tests.adapters.wechat.loopback_puppet import BOT, LoopbackPuppet
 

@@ -98,6 +98,13 @@ class TestMessages:
         assert (first.chat_name, first.sender_name, first.mentions) == ("部署交流群", "爱丽丝·后端", (BOT, "bob"))
         assert second.sender_name == "鲍勃"
 
+    async def test_members_of_rooms_that_are_not_collected_are_not_looked_up(self, bench: Bench) -> None:
+        bench.sink.not_collected.add("chat-2")
+        bench.server.message("m1", room="chat-2")
+        await bench.until(lambda: bench.sink.messages)
+        assert (bench.sink.messages[0].chat_name, bench.sink.messages[0].sender_name) == ("第二群", "")
+        assert (bench.server.calls["RoomMemberPayload"], bench.server.calls["ContactPayload"]) == (0, 0)
+
     async def test_topic_follows_its_event(self, bench: Bench) -> None:
         bench.server.message("m1")
         await bench.text_of("m1")

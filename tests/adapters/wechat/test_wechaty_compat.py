@@ -56,7 +56,7 @@ def test_connection_takes_token_and_endpoint_from_the_config_alone_and_logs_neit
         "logging.basicConfig(level=logging.DEBUG)\n"
         "from adapters.wechat.wechaty_adapter import WechatyAdapter\n"
         "from core.config import WechatSection\n"
-        "from tests.adapters.conformance import RecordingSink\n"
+        "from tests.adapters.recording_sink import RecordingSink\n"
         "from tests.adapters.wechat.loopback_puppet import LoopbackPuppet\n"
         "async def main():\n"
         "    async with LoopbackPuppet() as server:\n"

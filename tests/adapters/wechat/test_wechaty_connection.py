@@ -12,8 +12,8 @@ from adapters.wechat.wechaty_adapter import Timing, WechatyAdapter
 from adapters.wechat.wechaty_compat import import_wechaty
 from core.config import WechatSection
 from core.errors import ConfigError
-from tests.adapters.conformance import RecordingSink
 from tests.adapters.manual_clock import ManualClock, eventually
+from tests.adapters.recording_sink import RecordingSink
 from tests.adapters.wechat.loopback_puppet import BOT, LoopbackPuppet
 from tests.adapters.wechat.wechaty_bench import Bench, reply
 

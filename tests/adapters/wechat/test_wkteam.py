@@ -18,8 +18,9 @@ from core.config import WechatSection
 from core.errors import SendError
 from core.messages import ConversationKey, Message, MessageKind, Recall
 from core.ports import OutgoingReply
-from tests.adapters.conformance import RecordingSink, SendFailure
+from tests.adapters.conformance import SendFailure
 from tests.adapters.manual_clock import ManualClock
+from tests.adapters.recording_sink import RecordingSink
 from tests.adapters.wechat.test_conformance import WkteamWire
 
 GROUP = "22270365143@chatroom"
@@ -155,6 +156,13 @@ async def test_message_comes_with_names_that_are_asked_once(bench: Bench) -> Non
     assert [(m.chat_name, m.sender_name) for m in bench.sink.messages] == [(f"name of {GROUP}", "name of wxid_a")] * 2
     assert (len(bench.called("getContact")), len(bench.called("getChatRoomMemberInfo"))) == (1, 1)
     assert await bench.adapter.groups() == [(GROUP, f"name of {GROUP}")]
+
+
+async def test_members_of_groups_that_are_not_collected_are_not_looked_up(bench: Bench) -> None:
+    bench.sink.not_collected.add(GROUP)
+    await bench.post(callback())
+    assert [(m.chat_name, m.sender_name) for m in bench.sink.messages] == [(f"name of {GROUP}", "")]
+    assert bench.called("getChatRoomMemberInfo") == []
 
 
 async def test_names_that_cannot_be_asked_do_not_hold_messages_back(bench: Bench) -> None:

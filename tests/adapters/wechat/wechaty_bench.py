@@ -12,8 +12,8 @@ from adapters.wechat.wechaty_adapter import WechatyAdapter
 from core.config import WechatSection
 from core.messages import ConversationKey
 from core.ports import OutgoingReply
-from tests.adapters.conformance import RecordingSink
 from tests.adapters.manual_clock import ManualClock, eventually
+from tests.adapters.recording_sink import RecordingSink
 from tests.adapters.wechat.loopback_puppet import LoopbackPuppet
 
 ROOM = ConversationKey("wechat", "chat-1")
