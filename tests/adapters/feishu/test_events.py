@@ -111,6 +111,9 @@ def test_events_of_the_group() -> None:
     assert parsed(golden("recalled")) == Recall("feishu", "oc_group", "om_1", datetime(2026, 3, 2, 9, 1, tzinfo=UTC))
     assert parsed(golden("bot_added")) == Joined(GROUP, "部署讨论")
     assert parsed(golden("bot_deleted")) == Left(GROUP)
+    dissolved = golden("bot_deleted")
+    dissolved["header"]["event_type"] = "im.chat.disbanded_v1"
+    assert parsed(dissolved) == Left(GROUP)
     assert parsed(golden("chat_renamed")) == Renamed(GROUP, "新名")
 
 
