@@ -117,9 +117,9 @@ class Ingest:
 
     async def recall(self, recall: Recall) -> None:
         """Erase a message everywhere, also where it stands under another id. Raises StorageError."""
-        if not self._allowed(recall.conversation, ""):
-            return
         message = await self._inbox.find(recall.conversation, recall.message_id)
+        if message is None and not self._allowed(recall.conversation, ""):
+            return  # nothing is stored of such a group, but what was, when it was allowed, goes
         copies = [] if message is None else await self._inbox.copies(message)
         for recalled in (*(replace(recall, message_id=copy.message_id) for copy in copies), recall):
             if await self._inbox.recall(recalled):

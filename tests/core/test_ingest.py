@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from core.errors import StorageError
@@ -120,6 +121,19 @@ async def test_a_recall_erases_the_same_words_under_another_id_too(house: House)
     await house.bus.drain()
     assert house.recalled == ["m1", "m2"]
     assert house.ingest.counts["feishu"].recalled == 2
+
+
+async def test_a_recall_erases_also_in_a_group_that_is_allowed_no_more_and_leaves_no_trace_in_others(tmp_path: Path) -> None:
+    async with open_house(tmp_path / "d.db") as house:
+        await house.say(1, "说错了")
+    async with open_house(tmp_path / "d.db", allowed=()) as house:
+        for chat, message_id in (("g1", "m1"), ("g9", "m9")):
+            await house.ingest.recall(Recall("feishu", chat, message_id, house.clock.now()))
+        await house.bus.drain()
+        assert await house.texts() == []
+        assert house.recalled == ["m1"]
+        async with house.database.read() as connection:
+            assert (await connection.execute(sa.text("SELECT message_id FROM messages"))).scalars().all() == ["m1"]
 
 
 async def test_the_notice_is_posted_once_in_the_life_of_a_group(tmp_path: Path) -> None:
