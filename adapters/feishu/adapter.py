@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ from adapters.feishu.supervisor import Supervisor
 from core.clock import Clock, SystemClock
 from core.config import FeishuSection
 from core.errors import ConfigError, SendError
-from core.messages import ConversationKey, Recall
+from core.messages import ConversationKey, Message, Recall
 from core.ports import Capabilities, Health, MessageSink, OutgoingReply
 
 if TYPE_CHECKING:
@@ -50,10 +51,7 @@ class _Session:
     async def _handle(self, event: GroupEvent) -> None:
         match event:
             case NewMessage(message, names):
-                for member, name in names:
-                    self.names.learn("member", member, name)
-                chat_name, sender_name = await asyncio.gather(self.names.chat(message.chat_id), self.names.member(message.sender_id))
-                await self.sink.message(replace(message, chat_name=chat_name, sender_name=sender_name))
+                await self.sink.message(await self._named(message, names))
             case Recall():
                 await self.sink.recall(event)
             case Joined(conversation, chat_name):
@@ -63,6 +61,15 @@ class _Session:
                 await self.sink.left(conversation)
             case Renamed(conversation, chat_name):
                 self.names.learn("chat", conversation.chat_id, chat_name)
+
+    async def _named(self, message: Message, names: Sequence[tuple[str, str]]) -> Message:
+        """With the names of group and sender; of members of groups that are not collected nothing is looked up or kept."""
+        if not self.sink.collects(message.conversation):
+            return replace(message, chat_name=await self.names.chat(message.chat_id))
+        for member, name in names:
+            self.names.learn("member", member, name)
+        chat_name, sender_name = await asyncio.gather(self.names.chat(message.chat_id), self.names.member(message.sender_id))
+        return replace(message, chat_name=chat_name, sender_name=sender_name)
 
 
 class FeishuAdapter:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from adapters.feishu.adapter import FeishuAdapter
-from tests.adapters.conformance import RecordingSink
 from tests.adapters.feishu.loopback import LoopbackFeishu
 from tests.adapters.feishu.wires import FeishuWire
 from tests.adapters.manual_clock import ManualClock, eventually
+from tests.adapters.recording_sink import RecordingSink
 
 
 @dataclass

@@ -12,12 +12,12 @@ from pydantic import SecretStr
 
 from adapters.feishu.adapter import FeishuAdapter
 from core.errors import ConfigError
-from tests.adapters.conformance import RecordingSink
 from tests.adapters.feishu.conftest import Running
 from tests.adapters.feishu.loopback import Failure, LoopbackFeishu
 from tests.adapters.feishu.payloads import golden, text_event
 from tests.adapters.feishu.wires import section
 from tests.adapters.manual_clock import ManualClock, eventually
+from tests.adapters.recording_sink import RecordingSink
 
 ENDPOINT = "/callback/ws/endpoint"
 

@@ -86,6 +86,17 @@ async def test_a_mention_tells_a_name_that_no_look_up_gives(running: Running) ->
     assert running.sink.messages[1].sender_name == "卡萝"
 
 
+async def test_members_of_a_group_that_is_not_collected_are_not_looked_up(running: Running) -> None:
+    running.sink.not_collected.add("chat-2")
+    mention = {"key": "@_user_1", "id": {"open_id": "carol"}, "name": "卡萝"}
+    await running.feishu.push("f1", text_event("m1", "@_user_1 看看", "chat-2", mentions=[mention]))
+    await running.feishu.push("f2", text_event("m2", sender_id="carol"))
+    await running.until(lambda: len(running.sink.messages) == 2)
+    named = {message.message_id: (message.chat_name, message.sender_name) for message in running.sink.messages}
+    assert named == {"m1": ("二群", ""), "m2": ("一群", "")}
+    assert [call.path for call in running.feishu.calls if call.path.startswith(USERS)] == [f"{USERS}carol"]
+
+
 async def test_a_revoked_token_is_renewed_without_a_loss(running: Running) -> None:
     running.feishu.revoke_tokens()
     await running.feishu.push("f1", text_event("m1"))

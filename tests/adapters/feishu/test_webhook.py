@@ -13,11 +13,11 @@ from pydantic import SecretStr
 from adapters.feishu.adapter import FeishuAdapter
 from core.config import FeishuSection
 from core.errors import ConfigError
-from tests.adapters.conformance import RecordingSink
 from tests.adapters.feishu.loopback import LoopbackFeishu
 from tests.adapters.feishu.payloads import golden, text_event
 from tests.adapters.feishu.wires import encrypted, section, signed
 from tests.adapters.manual_clock import ManualClock
+from tests.adapters.recording_sink import RecordingSink
 
 KEY, TOKEN = "encrypt-me", "verify-me"
 
