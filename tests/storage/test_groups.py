@@ -43,7 +43,7 @@ async def test_a_database_of_the_first_version_is_brought_up_to_date(database: D
     await SqlInbox(database).add([message(1)])
     await database.close()
     old = sqlite3.connect(path)
-    newer = ("complaints", "group_settings", "review_queue", "label_repeats", "adjudications", "job_runs", "job_schedules")
+    newer = ("complaints", "group_settings", "review_queue", "label_repeats", "adjudications", "job_runs", "job_schedules", "announcements")
     old.executescript("".join(f"DROP TABLE {table};" for table in newer))
     old.executescript("DROP INDEX ix_labels_question_labeller; ALTER TABLE verdicts DROP COLUMN relabelled; UPDATE alembic_version SET version_num = '0001'")
     old.close()
