@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from core.messages import ConversationKey, GateVersion, Message, Question, Recall, Resolution, Utterance, Verdict
@@ -201,13 +202,15 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class OutgoingReply:
-    """A reply on its way to a group. ``idempotency_key`` is the same for each attempt; ``reply_to`` quotes a message of the group."""
+    """A reply on its way to a group. ``idempotency_key`` is the same for each attempt; ``reply_to`` quotes a message of the group. Its
+    age counts from ``asked_at``, the time of the question; None: from when it is queued."""
 
     conversation: ConversationKey
     text: str
     idempotency_key: str
     reply_to: str | None = None
     mention: str | None = None
+    asked_at: datetime | None = None
 
 
 class Announcements(Protocol):

@@ -225,7 +225,7 @@ class Responder:
         if (passed := self._passed(question, mode)) is not None:
             return passed
         reply_to = question.message_ids[-1] if question.message_ids else None
-        queued = await self._replies.enqueue(OutgoingReply(question.conversation, text, _key(question), reply_to, question.sender_id or None))
+        queued = await self._replies.enqueue(OutgoingReply(question.conversation, text, _key(question), reply_to, question.sender_id or None, question.asked_at))
         return Result.REPLIED if queued else Result.ALREADY_REPLIED
 
     async def _compose(self, question: Question, mode: ReplyMode, said: str) -> str | None:

@@ -156,7 +156,7 @@ class SqlOutbox:
                 "state": ReplyState.PENDING.value,
                 "attempts": 0,
                 "due_at": now,
-                "created_at": now,
+                "created_at": min(now, reply.asked_at or now),
             }
             answers.append(connection.execute(insert_new(connection.dialect.name, replies), row).rowcount > 0)
         return answers

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -290,6 +291,18 @@ async def test_a_reply_is_too_old_to_be_fetched_to_the_second(fetching: House) -
     await fetching.clock.advance(301)
     assert await fetched(fetching) == []
     assert await state(fetching, "a") is ReplyState.FAILED
+
+
+async def test_the_age_of_a_reply_counts_from_its_question(fetching: House) -> None:
+    await fetching.delivery.stop()
+    asked = fetching.clock.now() - timedelta(seconds=250)
+    await fetching.delivery.enqueue(replace(reply("a"), asked_at=asked))
+    await fetching.delivery.enqueue(replace(reply("b"), asked_at=fetching.clock.now() + timedelta(days=1)))  # a platform whose clock is wrong
+    await fetching.clock.advance(51)
+    assert await fetched(fetching) == ["b"]
+    assert await state(fetching, "a") is ReplyState.FAILED
+    await fetching.clock.advance(250)
+    assert await fetched(fetching) == []
 
 
 async def test_what_waits_to_be_fetched_survives_crashes_and_is_repeated_once_at_most(tmp_path: Path) -> None:
