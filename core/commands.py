@@ -174,7 +174,7 @@ class CommandHandler:
             return
         text = await self._answer(message, command, admin) if allowed else self._texts["not_allowed"].format(group=message.chat_id)
         await self._replies.enqueue(OutgoingReply(message.conversation, text, key, reply_to=message.message_id))
-        log.info("command", platform=message.platform, group=message.chat_id, action=command.action, admin=admin)
+        log.info("command", platform=message.platform, group=message.chat_id, sender_id=message.sender_id, action=command.action, admin=admin)
 
     def _within_limit(self, message: Message, command: Command) -> bool:
         """A member can neither make the bot flood a group nor keep the database busy with erasing; the wish to opt out is always heard."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from core.commands import COMMANDS_PER_HOUR, Action, Command, CommandHandler, parse_command
 from core.errors import StorageError
@@ -81,6 +82,13 @@ async def test_admins_switch_the_group_and_a_restart_keeps_it(tmp_path: Path) ->
         await house.say(5, "/dj on", sender="boss")
         await house.say(6, "记录")
         assert await house.texts() == ["记录"]
+
+
+async def test_the_log_tells_an_admin_to_be_their_own_id(house: House) -> None:
+    with capture_logs() as logs:
+        await house.say(1, "/dj help", sender="ou_newcomer")
+    (entry,) = [entry for entry in logs if entry["event"] == "command"]
+    assert (entry["sender_id"], entry["admin"], entry["log_level"]) == ("ou_newcomer", False, "info")
 
 
 async def test_who_takes_the_name_or_the_id_of_an_admin_for_a_name_is_none(house: House) -> None:
