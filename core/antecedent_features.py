@@ -32,7 +32,7 @@ _AT = re.compile(r"@([^\s@，,。:：]+)")
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A question with everything the features need. ``lines`` oldest first; ``quote`` is the text that the question quotes ("" for none)."""
+    """A question with everything the features need. ``lines`` oldest first; ``quote`` is the text that the question quotes or replies to ("" for none)."""
 
     question: str
     sender: str
@@ -43,6 +43,9 @@ class Scene:
     @classmethod
     def of(cls, question: str, sender: str, lines: Sequence[ContextLine]) -> Scene:
         who, quote, rest = split_quote(question)
+        target = next((line for line in reversed(lines) if line.is_reply_target), None)
+        if target is not None and not quote:
+            who, quote = target.sender, split_quote(target.text)[2] or target.text
         return cls(rest or question, sender, tuple(lines), quote, who)
 
 

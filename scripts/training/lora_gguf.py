@@ -87,7 +87,7 @@ def restore(adapter: Path, base: Path, out: Path) -> None:
         tensors[f"base_model.model.{module}.lora_{side[-1].upper()}.weight"] = np.ascontiguousarray(values)
     rank = next(values.shape[0] for name, values in tensors.items() if ".lora_A." in name)
     targets = sorted({name.split(".lora_")[0].rsplit(".", 1)[1] for name in tensors})
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base), "bias": "none"}
+    config: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base), "bias": "none"}
     config |= {"r": rank, "lora_alpha": alpha, "lora_dropout": 0.0, "target_modules": targets}
     out.mkdir(parents=True, exist_ok=True)
     (out / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

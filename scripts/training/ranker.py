@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Array, term_features
 from core.ranker import CONFIDENCE_FEATURES, RANKER_FORMAT, confidence_features, rarity_table
 from scripts.training.data import data_hash
-from scripts.training.ranker_data import Case, cases, read_windows, wilson_upper, word_frequency
+from scripts.training.ranker_data import REPLIES, Case, cases, read_windows, wilson_upper, word_frequency
 
 LINE_SETTINGS = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 15, "min_data_in_leaf": 20, "feature_fraction": 0.5}
 TERM_SETTINGS = {
@@ -58,6 +59,14 @@ def _fit(settings: dict[str, Any], rows: Sequence[Array], labels: Sequence[NDArr
     return lightgbm.train({**settings, **COMMON_SETTINGS, "seed": seed}, data, ROUNDS)
 
 
+def _side_by_side(calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Results of (function, argument ...), one process a core: each fit uses one thread, so that it is deterministic."""
+    from joblib import Parallel, delayed
+
+    results: list[Any] = Parallel(n_jobs=min(len(calls), os.cpu_count() or 1))(delayed(function)(*arguments) for function, *arguments in calls)
+    return results
+
+
 def fit_lines(found: Sequence[Case], seed: int) -> Any:
     known = [case for case in found if case.antecedent.any()]
     return _fit(LINE_SETTINGS, [case.lines for case in known], [case.antecedent for case in known], LINE_FEATURES, seed)
@@ -86,8 +95,9 @@ def out_of_fold(found: Sequence[Case], folds: NDArray[np.int64], rarity: Callabl
     line_scores: list[Array] = [np.zeros(0)] * len(found)
     scores: list[Array] = [np.zeros(0)] * len(found)
     parts = sorted(set(folds.tolist()))
-    for part in parts:
-        model = fit_lines([case for case, fold in zip(found, folds, strict=True) if fold != part], seed)
+    others = [np.flatnonzero(folds != part).tolist() for part in parts]
+    models = _side_by_side([(fit_lines, [found[i] for i in train], seed) for train in others])
+    for part, model in zip(parts, models, strict=True):
         for index in np.flatnonzero(folds == part).tolist():
             line_scores[index] = np.asarray(model.predict(found[index].lines))
     rows = [term_features(case.scene, case.terms, case.lines, line, rarity) for case, line in zip(found, line_scores, strict=True)]
@@ -95,9 +105,8 @@ def out_of_fold(found: Sequence[Case], folds: NDArray[np.int64], rarity: Callabl
     if shuffle_labels:
         for case in found:
             case.grades = rng.permutation(case.grades)
-    for part in parts:
-        train = np.flatnonzero(folds != part).tolist()
-        model = fit_terms([found[i] for i in train], [rows[i] for i in train], seed)
+    models = _side_by_side([(fit_terms, [found[i] for i in train], [rows[i] for i in train], seed) for train in others])
+    for part, model in zip(parts, models, strict=True):
         for index in np.flatnonzero(folds == part).tolist():
             scores[index] = np.asarray(model.predict(rows[index]))
     for case, grades in zip(found, kept, strict=True):
@@ -182,7 +191,7 @@ def main(
     if about and (about["seed"], about["data_hash"]) != (seed, data_hash(files)):
         raise typer.BadParameter("its margins are of other shortlists: give the files and the seed that it was measured with", param_hint="--judge")
     windows = read_windows(files)
-    found = cases(windows)
+    found = cases(windows, REPLIES, seed)
     frequency = word_frequency(windows)
     rarity = rarity_table(frequency, len(windows))
     folds = np.array([case.fold for case in found])

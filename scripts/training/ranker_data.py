@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +24,12 @@ from core.grounding import is_free, squeeze, tokens
 from core.messages import ContextLine, join_texts
 
 FOLDS = 5
+#: What the id of a case with an invented reply ends in.
+REPLY = "~reply"
+#: Share of invented replies that go to a later message of the thread, and to any message.
+LATER_REPLIES, STRAY_REPLIES = 0.25, 0.07
+#: Share of the questions that are also shown as replies in training: as hand-written windows without any say nothing about groups in which a third of all messages are replies.
+REPLIES = 0.35
 
 
 @dataclass(slots=True)
@@ -74,24 +81,60 @@ def fold_of(window_id: str) -> int:
     return (int(digits) - 1 if digits else sum(author(window_id).encode())) % FOLDS
 
 
-def cases(windows: Sequence[dict[str, Any]]) -> list[Case]:
-    """Every labelled question with context and at least one candidate term; what is no question is left out."""
+def cases(windows: Sequence[dict[str, Any]], replies: float = 0.0, seed: int = 1) -> list[Case]:
+    """Every labelled question with context and at least one candidate term; what is no question is left out.
+
+    ``replies``: for such a share of the questions a second case is made in which the question replies to an earlier message, as members of Feishu and WeChat groups often do and
+    most windows do not show; its id ends in REPLY.
+    """
+    rng = random.Random(seed)
     found = []
     for window in windows:
         for number, labelled in enumerate(window["questions"]):
-            case = None if labelled["label"] == "not_question" else _case(window, number, labelled)
-            if case is not None:
-                found.append(case)
+            if labelled["label"] == "not_question":
+                continue
+            target = _own_target(window, labelled)
+            invented = _invented_target(window, labelled, rng) if target is None and rng.random() < replies else None
+            for id_end, quoted in (("", target), (REPLY, invented)):
+                case = _case(window, number, labelled, quoted, id_end) if not id_end or quoted is not None else None
+                if case is not None:
+                    found.append(case)
     return found
 
 
-def _case(window: dict[str, Any], number: int, labelled: dict[str, Any]) -> Case | None:
+def _own_target(window: dict[str, Any], labelled: dict[str, Any]) -> int | None:
+    """The message that a question replies to in its window."""
+    return next((target for index in labelled["indices"] if (target := window["messages"][index].get("reply_to")) is not None), None)
+
+
+def _invented_target(window: dict[str, Any], labelled: dict[str, Any], rng: random.Random) -> int | None:
+    """A message that the asker might have replied to: mostly the one that names what is meant, sometimes a later one of the same thread, seldom any other; never an own one."""
+    messages, first = window["messages"], min(labelled["indices"])
+    asker = messages[first]["sender"]
+    others = [index for index in range(first) if messages[index]["sender"] != asker]
+    named = [index for index in labelled.get("antecedent_indices") or () if index < first]
+    if not others:
+        return None
+    if not named or rng.random() < STRAY_REPLIES:
+        return rng.choice(others)
+    last = max(named)
+    thread = {messages[last]["sender"], *(name for name in {m["sender"] for m in messages} if f"@{name}" in messages[first]["text"])} - {asker}
+    later = [index for index in others if index > last and (messages[index]["sender"] in thread or f"@{asker}" in messages[index]["text"])]
+    if later and (last not in others or rng.random() < LATER_REPLIES):
+        return rng.choice(later)
+    return last if last in others else None
+
+
+def _case(window: dict[str, Any], number: int, labelled: dict[str, Any], target: int | None, id_end: str) -> Case | None:
     messages, indices = window["messages"], labelled["indices"]
     asked = messages[indices[-1]]
     text = join_texts([messages[index]["text"] for index in indices])
     now = datetime.fromisoformat(asked["at"])
     earlier = [index for index in range(max(indices)) if index not in indices]
-    context = [ContextLine(messages[i]["sender"], messages[i]["text"], seconds_before=(now - datetime.fromisoformat(messages[i]["at"])).total_seconds()) for i in earlier]
+    context = [
+        ContextLine(messages[i]["sender"], messages[i]["text"], seconds_before=(now - datetime.fromisoformat(messages[i]["at"])).total_seconds(), is_reply_target=i == target)
+        for i in earlier
+    ]
     scene = Scene.of(text, asked["sender"], context)
     terms = terms_of(scene) if context else []
     if not terms:
@@ -100,7 +143,8 @@ def _case(window: dict[str, Any], number: int, labelled: dict[str, Any]) -> Case
     gold = labelled.get("gold")
     grades = np.array([grade(text, gold, term) if gold else 0 for term in terms])
     wanted = set(labelled.get("antecedent_indices") or ())
-    return Case(f"{window['id']}#{number}", fold_of(window["id"]), labelled["label"], gold, scene, lines, terms, grades, np.array([index in wanted for index in earlier]))
+    case_id = f"{window['id']}#{number}{id_end}"
+    return Case(case_id, fold_of(window["id"]), labelled["label"], gold, scene, lines, terms, grades, np.array([index in wanted for index in earlier]))
 
 
 def added(question: str, gold: str) -> tuple[list[str], str]:
@@ -154,6 +198,39 @@ def holds_all(case: Case, term: Term) -> bool:
     names = [word for word in added(case.scene.question, case.gold)[0] if re.search("[a-z]", word)]
     worth = grade(case.scene.question, case.gold, term)
     return worth >= 1 and all(names_it(term, word) for word in names) if names else worth >= 2
+
+
+def both_right(case: Case, first: Term, second: Term) -> bool:
+    """Whether two terms together hold every name that gold adds, and nothing foreign: neither would do alone, or they would not be asked about together."""
+    if case.gold is None:
+        return False
+    text = f"{first.text} {second.text}"
+    joined = Term(squeeze(text), text, first.tags + second.tags, sorted(first.mentions + second.mentions))
+    return holds_all(case, joined) and grade(case.scene.question, case.gold, joined) >= 2
+
+
+def right_pair(case: Case, order: Sequence[int]) -> tuple[int, int] | None:
+    """The first right pair of terms by ``order`` (best first) for a question that no single term answers whole; None where one does, or where no pair does."""
+    some = [index for index in order if case.grades[index] >= 1]
+    if not some or any(holds_all(case, case.terms[index]) for index in some):
+        return None
+    parts = [index for index in order if _part(case, case.terms[index])]
+    for a in some[:6]:
+        for b in parts[:40]:
+            key, other = case.terms[a].key, case.terms[b].key
+            if key not in other and other not in key and both_right(case, case.terms[a], case.terms[b]):
+                return (a, b) if min(case.terms[a].mentions) <= min(case.terms[b].mentions) else (b, a)
+    return None
+
+
+def _part(case: Case, term: Term) -> bool:
+    """Whether ``term`` holds anything that gold adds, and no foreign name."""
+    assert case.gold is not None
+    latin, han = added(case.scene.question, case.gold)
+    held = squeeze(case.gold)
+    if any(word not in held for word in latin_words(term.text)):
+        return False
+    return any(names_it(term, word) for word in latin) or any(han[i : i + 2] in term.key for i in range(len(han) - 1))
 
 
 def word_frequency(windows: Sequence[dict[str, Any]], least: int = 3) -> dict[str, int]:

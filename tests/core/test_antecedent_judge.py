@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from core.antecedent_features import Scene
-from core.antecedent_judge import CANDIDATES, branch, judge_prompt, shortlist
+from core.antecedent_judge import CANDIDATES, branch, judge_prompt, pairs, shortlist
 from core.antecedents import Term
 from core.errors import BackendError
 from core.gates.worker import ModelWorker
@@ -28,19 +28,19 @@ ASKED = Question("q", ConversationKey("test", "g"), "柚子", "它能标旋转�
 
 
 class Judge:
-    """A language model that says yes to the candidates that hold ``wanted``: the wire of the judge."""
+    """A language model that says yes to the candidates that hold ``wanted``, alone or (``both``) beside another: the wire of the judge."""
 
     name, adapter = "judge", "judge.gguf"
 
-    def __init__(self, wanted: str, *, fails: bool = False) -> None:
-        self.wanted, self.fails, self.closed = wanted, fails, False
+    def __init__(self, wanted: str, *, both: bool = False, fails: bool = False) -> None:
+        self.wanted, self.both, self.fails, self.closed = wanted, both, fails, False
         self.prompts: list[Prompt] = []
 
     async def answer_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[float]]:
         if self.fails:
             raise BackendError(self.name, "out of memory")
-        self.prompts = list(prompts)
-        return [[-0.1, -4.1] if self.wanted in prompt.tail else [-4.1, -0.1] for prompt in prompts]
+        self.prompts += prompts
+        return [[-0.1, -4.1] if self.wanted in prompt.tail and (" + " not in prompt.tail or self.both) else [-4.1, -0.1] for prompt in prompts]
 
     async def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:
         return [[0.0] for _ in continuations]
@@ -64,7 +64,7 @@ def ranker(tmp_path: Path) -> AntecedentRanker:
     size = len(JUDGED_FEATURES)
     weights = [1.0 if name == "judge_first" else 0.0 for name in JUDGED_FEATURES]
     confidence = {"features": list(JUDGED_FEATURES), "mean": [0.0] * size, "scale": [1.0] * size, "weights": weights, "bias": 0.0}
-    meta["judged"] = {"score_weight": 0.01, "margin_weight": 1.0, "confidence": confidence, "threshold": 0.9}
+    meta["judged"] = {"score_weight": 0.01, "margin_weight": 1.0, "pair_bias": 0.0, "confidence": confidence, "threshold": 0.9, "reply_threshold": 0.5}
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     return AntecedentRanker.load(folder)
 
@@ -96,6 +96,30 @@ def test_the_shortlist_is_short_and_best_first_and_branches_are_one_line() -> No
     assert shortlist(np.arange(20.0))[:2] == [19, 18]
     assert len(shortlist(np.arange(20.0))) == CANDIDATES
     assert branch(Term("x", "X-Any\nLabeling " + "v" * 80, "L")) == "=X-Any Labeling " + "v" * 25 + "?"
+
+
+def test_the_best_go_two_by_two_without_parts_of_one_another() -> None:
+    terms = [Term(key, key, "L", [(line, 0)]) for key, line in (("yolov8", 5), ("yolov8s", 4), ("rk3588", 2), ("mmpose", 3), ("ncnn", 1))]
+    assert pairs(terms, [0, 1, 2, 3, 4]) == [(2, 0), (3, 0), (2, 3)], "in the order of their first mentions"
+    assert pairs(terms[:2], [0, 1]) == []
+
+
+async def test_a_question_that_means_two_things_gets_both(ranker: AntecedentRanker, worker: ModelWorker) -> None:
+    judge = Judge("X-AnyLabeling + ", both=True)
+    resolution = await EditResolver(ranker, worker, 0.0, judge).resolve(ASKED)
+    asked_together = [prompt.tail for prompt in judge.prompts if " + " in prompt.tail]
+    assert asked_together
+    assert resolution.candidate is not None
+    assert "X-AnyLabeling" in resolution.candidate
+    assert any(resolution.candidate.count(tail.strip("=?").split(" + ")[1]) for tail in asked_together)
+    assert len({(prompt.fixed, prompt.context) for prompt in judge.prompts}) == 1
+
+
+def test_the_message_that_a_question_replies_to_is_read_as_its_quotation() -> None:
+    replied = tuple(ContextLine(line.sender, line.text, seconds_before=line.seconds_before, is_reply_target=index == 2) for index, line in enumerate(LINES))
+    scene = Scene.of(ASKED.text, ASKED.sender, replied)
+    assert (scene.quoted_sender, scene.question) == ("七七", ASKED.text)
+    assert judge_prompt(scene, np.ones(4)).splitlines()[-1] == "Q: 「@Q X-AnyLabeling，能挂SAM2自动标」它能标旋转框不"
 
 
 @pytest.mark.parametrize("wanted", ["X-AnyLabeling", "yolov8s"])

@@ -8,29 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from statistics import fmean
 
 import pytest
 
+from tests.scripts.few_windows import ROOT, few_windows
+
 pytestmark = pytest.mark.train
 
-ROOT = Path(__file__).parents[2]
 QUESTIONS = ("它支持移动端部署么？", "大佬们，请问如何安装mmcv?", "那这个呢", "rknn的int8量化掉点怎么办", "Does it support windows?", "所以咋改")
-
-
-def few_windows(path: Path) -> Path:
-    """Three windows of each author."""
-    seen: Counter[str] = Counter()
-    lines = []
-    for line in (ROOT / "examples" / "windows" / "base.jsonl").read_text(encoding="utf-8").splitlines():
-        author = json.loads(line)["id"].split("-")[0]
-        seen[author] += 1
-        if seen[author] <= 3:
-            lines.append(line)
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return path
 
 
 def command(data: Path, out: Path) -> list[str]:

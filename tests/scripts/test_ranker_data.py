@@ -1,0 +1,59 @@
+"""Windows as training material: replies that are put in, and questions that mean two things."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from scripts.training.judge import one_of_each
+from scripts.training.ranker_data import REPLY, both_right, cases, holds_all, right_pair
+
+
+def window(question: str, gold: str | None, antecedents: list[int], **extra: Any) -> dict[str, Any]:
+    said = [("老樊", "我把 YOLOv8 转成 onnx 了"), ("阿布", "我这块是 RK3588 的板子"), ("墨鱼", "装 rknn-toolkit2 就行"), ("kiki", "周五团建别忘了")]
+    messages = [{"sender": who, "text": text, "at": f"2026-03-04T20:11:{index:02d}+08:00"} for index, (who, text) in enumerate([*said, ("老樊", question)])]
+    messages[4] |= extra
+    return {"id": "t9-001", "messages": messages, "questions": [{"indices": [4], "label": "yes", "gold": gold, "antecedent_indices": antecedents}]}
+
+
+def test_a_reply_of_the_window_is_the_target() -> None:
+    (case,) = cases([window("它支持 int8 吗", "RK3588支持 int8 吗", [1], reply_to=1)], replies=1.0)
+    assert [line.is_reply_target for line in case.scene.lines] == [False, True, False, False]
+    assert case.scene.quote == "我这块是 RK3588 的板子"
+
+
+def test_invented_replies_mostly_go_to_what_names_the_antecedent_and_never_to_an_own_message() -> None:
+    targets = []
+    for seed in range(200):
+        made = cases([window("它支持 int8 吗", "RK3588支持 int8 吗", [1])], replies=1.0, seed=seed)
+        assert [case.id for case in made] == ["t9-001#0", f"t9-001#0{REPLY}"]
+        assert not any(line.is_reply_target for line in made[0].scene.lines)
+        targets.append([line.is_reply_target for line in made[1].scene.lines].index(True))
+    assert 0 not in targets
+    assert 0.5 < targets.count(1) / 200 < 1.0
+    assert cases([window("它支持 int8 吗", "RK3588支持 int8 吗", [1])]) != [], "none is made unless asked for"
+
+
+def test_an_epoch_shows_a_question_with_or_without_its_reply() -> None:
+    made = cases([window("它支持 int8 吗", "RK3588支持 int8 吗", [1])], replies=1.0)
+    assert {tuple(one_of_each(made, random.Random(seed))) for seed in range(20)} == {(0,), (1,)}
+
+
+def test_a_question_that_means_two_things_has_a_right_pair() -> None:
+    (case,) = cases([window("能直接跑在上面么", "YOLOv8能直接跑在RK3588上面么", [0, 1])])
+    texts = [term.text for term in case.terms]
+    pair = right_pair(case, range(len(texts)))
+    assert pair is not None
+    first, second = (case.terms[index] for index in pair)
+    assert ("YOLOv8" in first.text, "RK3588" in second.text) == (True, True), "in the order of mention"
+    assert both_right(case, first, second)
+    other = next(term for term in case.terms if term.text == "rknn-toolkit2")
+    assert not both_right(case, first, other), "a foreign name makes a pair wrong"
+
+
+def test_where_one_term_says_it_all_there_is_no_pair() -> None:
+    (case,) = cases([window("它支持 int8 吗", "RK3588支持 int8 吗", [1])])
+    assert any(holds_all(case, term) for term in case.terms)
+    assert right_pair(case, range(len(case.terms))) is None
+    (unresolvable,) = cases([window("那个呢", None, [])])
+    assert right_pair(unresolvable, range(len(unresolvable.terms))) is None
