@@ -1,15 +1,12 @@
 """A small language model as judge of candidate antecedents: what it reads, and its margins.
 
 The likeliest earlier lines and the question are one prompt; each candidate is a short branch behind it, whose next token, yes or no, says whether the question means this
-candidate. All branches share the cached prompt. A second look at two of the best candidates at once settles whether the question means both.
-Members are letters (the asker is Q): names say nothing about products, and cost tokens.
+candidate. All branches share the cached prompt. Members are letters (the asker is Q): names say nothing about products, and cost tokens.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from itertools import combinations
 from string import ascii_uppercase
 
 import numpy as np
@@ -21,8 +18,6 @@ JUDGE_VERSION = "antecedent-judge-1"
 YES, NO = "yes", "no"
 #: Lines that the judge sees, and candidates that it judges at most.
 LINES, CANDIDATES = 8, 12
-#: The best candidates that are tried two by two.
-PAIRED = 3
 _MOST_LINE_CHARS, _MOST_QUESTION_CHARS, _MOST_QUOTE_CHARS, _MOST_TERM_CHARS = 72, 120, 30, 40
 _LETTERS = [letter for letter in ascii_uppercase if letter != "Q"]
 
@@ -43,21 +38,11 @@ def judge_prompt(scene: Scene, line_scores: Array, lines: int = LINES) -> str:
     return f"{context}Q: {quote}{shown(scene.question, _MOST_QUESTION_CHARS)}\n"
 
 
-def branch(*terms: Term) -> str:
-    """What follows the prompt for one candidate, or for two that the question may mean together."""
-    return f"={' + '.join(' '.join(term.text.split())[:_MOST_TERM_CHARS] for term in terms)}?"
+def branch(term: Term) -> str:
+    """What follows the prompt for one candidate."""
+    return f"={' '.join(term.text.split())[:_MOST_TERM_CHARS]}?"
 
 
 def shortlist(scores: Array, most: int = CANDIDATES) -> list[int]:
     """Indices of the candidates that are judged, best first."""
     return [int(index) for index in np.argsort(-scores, kind="stable")[:most]]
-
-
-def pairs(terms: Sequence[Term], order: Sequence[int]) -> list[tuple[int, int]]:
-    """The PAIRED first of ``order`` (indices into ``terms``, best first) two by two, without those that are part of a better one; each pair in the order of its first mentions."""
-    chosen: list[int] = []
-    for index in order:
-        key = terms[index].key
-        if len(chosen) < PAIRED and not any(key in terms[other].key or terms[other].key in key for other in chosen):
-            chosen.append(index)
-    return [(a, b) if min(terms[a].mentions) <= min(terms[b].mentions) else (b, a) for a, b in combinations(chosen, 2)]

@@ -1,8 +1,8 @@
-"""Placing antecedents in a question: a rewrite that by construction keeps the question's words and invents none.
+"""Placing an antecedent in a question: a rewrite that by construction keeps the question's words and invents none.
 
 A pronoun is replaced; a demonstrative with a noun ("那个模型") becomes "<term>的模型"; where something is left out, the term goes to the front, behind
-mentions, quotations and interjections. Two antecedents stand together where the question speaks of both ("这俩哪个快"); else the second one becomes the topic in
-front ("RK3588： YOLOv8能直接跑在上面么"). What the question says otherwise stays untouched.
+mentions, quotations and interjections. One edit only:
+what the question says otherwise stays untouched.
 """
 
 from __future__ import annotations
@@ -24,12 +24,6 @@ _EN_DEMONSTRATIVE: Final = re.compile(
 )
 _EN_BARE: Final = re.compile(r"(?<![\w'-])(?:that|this)(?= (?:is|was|will|would|can|could|does|did|has|should|might)\b|[?,.]|$)", re.I)
 _IDLE_IT: Final = re.compile(r"(?<![\w'-])it(?='s| is)? (?:worth|possible|safe|ok|okay|normal|better|just me|seems)", re.I)
-# A question about two things: both stand together.
-_OF_BOTH: Final = re.compile(
-    r"俩|两[个款种块台套条张件边家只份门]|哪个|哪一个|哪款|哪家|哪种|谁更|区别|差别|差异|对比|相比|它们"
-    r"|(?<![\w'-])(?:both|which|they|them|their|those|these|difference|vs|versus|compared?|or)(?![\w'-])",
-    re.I,
-)
 # What stands before the place of an omitted topic: mentions, stickers, "那", "所以", "ok," ...
 _FRONT: Final = re.compile(
     r"^(?:\s*(?:@\S+|\[[^\]]{1,8}\]|(?:那么|那|所以|但是|但|不过|可是|话说|另外|对了|然后|还有|请问|大佬们?|求问|问下|问一下|顺便问下|顺便问一下|好的|ok|oh|and|but|so|hmm|hm|wait)(?![A-Za-z0-9_-])|[，,、：:。！!~]+))*\s*",
@@ -94,25 +88,9 @@ def _front_slot(body: str) -> Slot:
     return Slot(place, place)
 
 
-def place(question: str, term: str, second: str = "") -> str:
-    """``question`` with ``term`` in its slot, spaced as the scripts on both sides want it; ``second`` beside it, or in front as the topic."""
-    if not second:
-        return _placed(question, find_slot(question), term)
-    chinese = bool(_HAN.search(question))
-    if _OF_BOTH.search(split_quote(question)[2]):
-        return _placed(question, find_slot(question), f"{term}{'和' if chinese else ' and '}{second}")
-    return _placed(_placed(question, find_slot(question), term), _front(question), f"{second}{'：' if chinese else ':'}")
-
-
-def _front(question: str) -> Slot:
-    """The place of a topic."""
-    body = split_quote(question)[2]
-    slot = _front_slot(body)
-    offset = len(question) - len(body)
-    return Slot(slot.start + offset, slot.end + offset)
-
-
-def _placed(question: str, slot: Slot, term: str) -> str:
+def place(question: str, term: str) -> str:
+    """``question`` with ``term`` in its slot, spaced as the scripts on both sides want it."""
+    slot = find_slot(question)
     before, after = question[: slot.start], question[slot.end :]
     chinese = bool(_HAN.search(question))
     if slot.head and term.casefold().endswith(slot.head.casefold()):
@@ -121,14 +99,14 @@ def _placed(question: str, slot: Slot, term: str) -> str:
         term += "的"
     elif slot.possessive:
         term += "'s"
-    elif not chinese and slot.start == slot.end and not term.endswith(":"):
+    elif not chinese and slot.start == slot.end:
         term += ":"
     return _join(_join(before, term), after)
 
 
 def _join(left: str, right: str) -> str:
     glue = left and right and _latin(left[-1]) and (_latin(right[0]))
-    colon = left.endswith((":", "：", "'s")) and right[:1].isalnum() and not _HAN.match(right)
+    colon = left.endswith((":", "'s")) and right[:1].isalnum() and not _HAN.match(right)
     return left + (" " if glue or colon else "") + right
 
 

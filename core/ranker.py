@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Scene, line_features, term_features, terms_of
-from core.antecedent_judge import pairs, shortlist
+from core.antecedent_judge import shortlist
 from core.antecedents import Term, tokenise
 from core.errors import InputError
 from core.grounding import squeeze
@@ -41,24 +41,20 @@ CONFIDENCE_FEATURES = (
 # fmt: off
 JUDGED_FEATURES = (
     "margin", "share_of_kin", "share", "judge_first", "judge_margin", "judge_best", "score_margin", "plain_log_odds", "ranker_agrees", "line_first", "line_margin", "line_of_term",
-    "n_terms", "n_lines", "is_pair", "pair_gap", "pair_best", "quotes",
+    "n_terms", "n_lines", "quotes",
     "in_quote", "tag_latin", "length", "rarity", "best_distance", "question_length", "question_pronoun", "question_has_head", "question_latin", "rank_rivals_nearer",
 )
 _JUDGED_COLUMNS = JUDGED_FEATURES[JUDGED_FEATURES.index("in_quote") :]
 # fmt: on
-#: What stands for a pair's margin where no pair was judged.
-_NO_PAIR = -5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Candidates, best first, with their shares (softmax of the scores, sum 1). ``antecedents`` are what the question means: the first one, or two of them, the better one first;
-    ``confidence`` is P(that is right)."""
+    """Candidates, best first, with their shares (softmax of the scores, sum 1); ``confidence`` is P(the first one is right)."""
 
     terms: tuple[Term, ...]
     shares: tuple[float, ...]
     confidence: float
-    antecedents: tuple[Term, ...]
 
     def share_of(self, text: str) -> float:
         """The share of the best term that stands in ``text``; 0 when none does."""
@@ -80,12 +76,6 @@ class Candidates:
     def shortlist(self) -> list[int]:
         """Indices of the terms that a judge is asked about, best first."""
         return shortlist(self.scores)
-
-    def pairs(self, margins: Array) -> list[tuple[int, int]]:
-        """Positions in the shortlist of what a judge is asked about together. ``margins`` (k,): its answers on the shortlist."""
-        chosen = self.shortlist
-        order = np.argsort(-(self.scores[chosen] + margins), kind="stable").tolist()
-        return pairs([self.terms[index] for index in chosen], order)
 
 
 def softmax(scores: Array) -> Array:
@@ -120,10 +110,10 @@ def confidence_features(terms: Sequence[Term], scores: Array, line_scores: Array
     ])  # fmt: skip
 
 
-def judged_features(found: Candidates, combined: Array, margins: Array, paired: Array, plain: float) -> Array:
-    """What tells whether the choice from a judged shortlist is right, (len(JUDGED_FEATURES),).
+def judged_features(found: Candidates, combined: Array, margins: Array, plain: float) -> Array:
+    """What tells whether the first term of a judged shortlist is right, (len(JUDGED_FEATURES),).
 
-    ``combined`` and ``margins`` are of the shortlist (k,), ``paired`` the combined scores of its pairs (p,), ``plain`` is the confidence without judge.
+    ``combined`` and ``margins`` are of the shortlist (k,), ``plain`` is the confidence without judge.
     """
     chosen = found.shortlist
     order = np.argsort(-combined, kind="stable")
@@ -133,26 +123,12 @@ def judged_features(found: Candidates, combined: Array, margins: Array, paired: 
     rival = next((i for i in order if i not in kin), None)
     ranked = np.sort(found.line_scores)[::-1]
     scores, column = found.scores[chosen], dict(zip(TERM_FEATURES, found.rows[chosen[best]], strict=True))
-    pair = float(paired.max()) if len(paired) else _NO_PAIR
     gaps = [float(values[best] - (values[rival] if rival is not None else values.min() - 1.0)) for values in (combined, margins, scores)]
     return np.array([
         gaps[0], share[kin].sum(), share[best], margins[best], gaps[1], margins.max(), gaps[2], math.log(max(plain, 1e-6) / max(1.0 - plain, 1e-6)), 0 in kin,
         ranked[0], ranked[0] - (ranked[1] if len(ranked) > 1 else 0.0), found.line_scores[found.terms[chosen[best]].lines].max(), len(found.terms), len(found.line_scores),
-        pair > combined[best], pair - combined[best], pair, bool(found.scene.quote), *(column[name] for name in _JUDGED_COLUMNS),
+        bool(found.scene.quote), *(column[name] for name in _JUDGED_COLUMNS),
     ])  # fmt: skip
-
-
-def choice(combined: Array, together: Sequence[tuple[int, int]], paired: Array) -> tuple[int, ...]:
-    """Positions in the shortlist of what the question means: the best one, or the best pair where that scores higher, the better one of it first."""
-    best = int(np.argsort(-combined, kind="stable")[0])
-    if not len(paired) or paired.max() <= combined[best]:
-        return (best,)
-    return tuple(sorted(together[int(np.argmax(paired))], key=lambda position: -combined[position]))
-
-
-def _ordered(terms: Sequence[Term], scores: Array) -> tuple[tuple[Term, ...], tuple[float, ...]]:
-    order = np.argsort(-scores, kind="stable")
-    return tuple(terms[index] for index in order), tuple(float(share) for share in softmax(scores)[order])
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +151,11 @@ class Logistic:
 
 @dataclass(frozen=True, slots=True)
 class JudgedModel:
-    """How scores of the trees and margins of a judge become one ranking. ``pair_bias``: how much more a pair must bring (it is negative) than the mean of its two. ``threshold`` is
-    the least confidence of an accepted rewrite, ``reply_threshold`` that of a question which quotes a message: each leaves at most three wrong in twenty among its own."""
+    """How scores of the trees and margins of a judge become one ranking. ``threshold`` is the least confidence of an accepted rewrite, ``reply_threshold`` that of a question which
+    quotes a message. The first leaves at most three in twenty that do not say all that is meant, the second at most three that name something else."""
 
     score_weight: float
     margin_weight: float
-    pair_bias: float
     confidence: Logistic
     threshold: float
     reply_threshold: float
@@ -188,20 +163,14 @@ class JudgedModel:
     @classmethod
     def of(cls, data: dict[str, Any]) -> JudgedModel:
         bounds = float(data["threshold"]), float(data["reply_threshold"])
-        return cls(float(data["score_weight"]), float(data["margin_weight"]), float(data["pair_bias"]), Logistic.of(data["confidence"]), *bounds)
+        return cls(float(data["score_weight"]), float(data["margin_weight"]), Logistic.of(data["confidence"]), *bounds)
 
     def least_confidence(self, found: Candidates) -> float:
         """Of an accepted rewrite."""
         return self.reply_threshold if found.scene.quote else self.threshold
 
     def combine(self, scores: Array, margins: Array) -> Array:
-        """Of the shortlist: both (k,)."""
         return self.score_weight * scores + self.margin_weight * margins
-
-    def combine_pairs(self, scores: Array, pairs: Sequence[tuple[int, int]], margins: Array) -> Array:
-        """Of the pairs (p,): ``scores`` (k,) of the shortlist, ``margins`` (p,) of the pairs."""
-        means = np.array([(scores[a] + scores[b]) / 2 for a, b in pairs])
-        return self.score_weight * means + self.margin_weight * margins + self.pair_bias if pairs else np.zeros(0)
 
 
 class AntecedentRanker:
@@ -243,22 +212,19 @@ class AntecedentRanker:
 
     def rank(self, found: Candidates) -> Ranking:
         """By the trees alone."""
-        terms, shares = _ordered(found.terms, found.scores)
-        return Ranking(terms, shares, self._plain_confidence(found), terms[:1])
+        order = np.argsort(-found.scores, kind="stable")
+        shares = softmax(found.scores)[order]
+        return Ranking(tuple(found.terms[index] for index in order), tuple(float(share) for share in shares), self._plain_confidence(found))
 
-    def rank_judged(self, found: Candidates, margins: Sequence[float], pair_margins: Sequence[float]) -> Ranking:
-        """The shortlist by trees and judge together. ``margins``: log-odds of yes, one for each of the shortlist; ``pair_margins``: of ``found.pairs(margins)``. Only where
-        ``judged`` is there."""
+    def rank_judged(self, found: Candidates, margins: Sequence[float]) -> Ranking:
+        """The shortlist by trees and judge together. ``margins``: log-odds of yes, one for each of the shortlist. Only where ``judged`` is there."""
         assert self.judged is not None
         chosen, judged = found.shortlist, np.asarray(margins, dtype=float)
-        together = found.pairs(judged)
-        scores = found.scores[chosen]
-        combined = self.judged.combine(scores, judged)
-        paired = self.judged.combine_pairs(scores, together, np.asarray(pair_margins, dtype=float))
-        sure = self.judged.confidence(judged_features(found, combined, judged, paired, self._plain_confidence(found)))
-        shortlisted = tuple(found.terms[index] for index in chosen)
-        terms, shares = _ordered(shortlisted, combined)
-        return Ranking(terms, shares, sure, tuple(shortlisted[index] for index in choice(combined, together, paired)))
+        combined = self.judged.combine(found.scores[chosen], judged)
+        sure = self.judged.confidence(judged_features(found, combined, judged, self._plain_confidence(found)))
+        order = np.argsort(-combined, kind="stable")
+        shares = softmax(combined)[order]
+        return Ranking(tuple(found.terms[chosen[index]] for index in order), tuple(float(share) for share in shares), sure)
 
     def _plain_confidence(self, found: Candidates) -> float:
         return self._confidence(confidence_features(found.terms, found.scores, found.line_scores, found.rows))

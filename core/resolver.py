@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import structlog
 
 from core.antecedent_judge import NO, YES, branch, judge_prompt
@@ -26,7 +24,7 @@ from core.resolver_prompts import rewrite_prompt
 
 log = structlog.get_logger(__name__)
 
-EDIT_VERSION = "edit-v2"
+EDIT_VERSION = "edit-v1"
 #: A free rewrite is accepted from this confidence on unless the config says otherwise: no shipped calibration can know a model that somebody else runs.
 GENERATIVE_THRESHOLD = 0.5
 
@@ -51,7 +49,7 @@ class EditResolver:
         found = await self._worker.run(self._ranker.candidates, question) if question.context else None
         if found is not None:
             ranking, threshold, adapter = await self._rank(found)
-            candidate, confidence = place(question.text, *(term.text for term in ranking.antecedents)), ranking.confidence
+            candidate, confidence = place(question.text, ranking.terms[0].text), ranking.confidence
             reason, grounding = refusal(question, candidate, confidence, threshold)
             invented = grounding.invented
         return Resolution(
@@ -71,20 +69,18 @@ class EditResolver:
         own = self._min_confidence
         if self._judge is not None and self._ranker.judged is not None:
             try:
-                margins = await self._margins(found, [(index,) for index in found.shortlist], self._judge)
-                together = [(found.shortlist[a], found.shortlist[b]) for a, b in found.pairs(np.asarray(margins))]
-                pair_margins = await self._margins(found, together, self._judge) if together else []
+                margins = await self._margins(found, self._judge)
             except BackendError as error:
                 log.warning("judge_failed", backend=error.backend, problem=error.problem, effect="the ranker decides alone")
             else:
-                ranking = await self._worker.run(self._ranker.rank_judged, found, margins, pair_margins)
+                ranking = await self._worker.run(self._ranker.rank_judged, found, margins)
                 return ranking, self._ranker.judged.least_confidence(found) if own is None else own, self._judge.adapter
         return await self._worker.run(self._ranker.rank, found), self._ranker.threshold if own is None else own, ""
 
-    async def _margins(self, found: Candidates, choices: Sequence[tuple[int, ...]], judge: LanguageModel) -> list[float]:
-        """Log-odds of yes of each choice: one candidate, or two together."""
+    async def _margins(self, found: Candidates, judge: LanguageModel) -> list[float]:
+        """Log-odds of yes of each term of the shortlist."""
         read = judge_prompt(found.scene, found.line_scores)
-        prompts = [Prompt(fixed="", context=read, tail=branch(*(found.terms[index] for index in chosen))) for chosen in choices]
+        prompts = [Prompt(fixed="", context=read, tail=branch(found.terms[index])) for index in found.shortlist]
         return [yes - no for yes, no in await judge.answer_logprobs(prompts, (YES, NO))]
 
     async def close(self) -> None:

@@ -153,7 +153,7 @@ def main(
     lora_gguf.convert(adapter, loaded.folder, out / "adapter.gguf")
     del model
     chosen = held_out(found, held, seed, most)
-    answers = judged(gguf, out / "adapter.gguf", found, chosen, scored.line_scores, scored.rows, scored.scores, threads)
+    answers = judged(gguf, out / "adapter.gguf", found, chosen, scored.line_scores, scored.scores, threads)
     (out / "margins.json").write_text(json.dumps(answers) + "\n", encoding="utf-8")
     figures |= {"held_fold": held, "seed": seed, "data_hash": data_hash(files), "held": first_right(found, chosen, scored.scores, answers) if chosen else None}
     (out / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

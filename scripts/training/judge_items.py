@@ -10,24 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.antecedent_features import Array
-from core.antecedent_judge import LINES, branch, judge_prompt, pairs
+from core.antecedent_judge import LINES, branch, judge_prompt
 from scripts.training.base import Base
-from scripts.training.ranker_data import Case, both_right, right_pair
+from scripts.training.ranker_data import Case
 
 if TYPE_CHECKING:
     import torch
 
 #: Worth of a candidate by its grade: one that holds only part of what gold adds is worth less.
 GRADE_WORTH = (0.0, 0.6, 0.85, 1.0)
-#: Worth of one that holds a part, where two together hold all.
-PART_WORTH = 0.3
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """``candidates`` and ``strangers``: the best of the ranker and random others in one question; ``pairs``: the best two by two, in a share ``pair_share`` of those that mean one
-    thing; ``unresolved_share``: questions without antecedent for each one that has one; ``together``: questions of like length that go through the model at once, so that little
-    is padded; ``gate_batch``: examples of the gate in a step, where it learns both tasks; ``max_steps`` 0: as many as ``epochs`` gives."""
+    """``candidates`` and ``strangers``: the best of the ranker and random others in one question; ``unresolved_share``: questions without antecedent for each one that has one;
+    ``together``: questions of like length that go through the model at once, so that little is padded; ``gate_batch``: examples of the gate in a step, where it learns both tasks;
+    ``max_steps`` 0: as many as ``epochs`` gives."""
 
     epochs: float = 2.0
     batch_size: int = 16
@@ -40,8 +38,6 @@ class JudgeSettings:
     dropout: float = 0.0  # torch draws its random numbers on one core: dropout of every projection costs more than the forward pass
     candidates: int = 6
     strangers: int = 2
-    pairs: int = 2
-    pair_share: float = 0.4
     unresolved_share: float = 0.2
     seed: int = 1
     save_every: int = 25
@@ -66,7 +62,6 @@ class ItemMaker:
     def __init__(self, found: Sequence[Case], line_scores: Sequence[Array], scores: Sequence[Array], base: Base, settings: JudgeSettings) -> None:
         self._found, self._line_scores, self._scores, self._settings = found, line_scores, scores, settings
         self._encode, self._start = base.encode, base.start
-        self._right_pairs = [right_pair(case, np.argsort(-score, kind="stable").tolist()) if case.resolvable else None for case, score in zip(found, scores, strict=True)]
 
     def training(self, index: int, rng: random.Random) -> Item:
         """Shuffled candidates with a right one among them (where there is one), a varying number of lines."""
@@ -78,22 +73,12 @@ class ItemMaker:
         if right and not any(case.grades[t] >= 1 for t in chosen):
             chosen[-1] = max(right, key=lambda t: (case.grades[t], self._scores[index][t]))
         rng.shuffle(chosen)
-        choices: list[tuple[int, ...]] = [(t,) for t in chosen]
-        worth = [GRADE_WORTH[case.grades[t]] for t in chosen]
-        meant = self._right_pairs[index]
-        if meant is not None:
-            worth = [min(value, PART_WORTH) for value in worth]
-            choices, worth = [*choices, meant], [*worth, 1.0]
-        if meant is not None or rng.random() < self._settings.pair_share:
-            together = [pair for pair in pairs(case.terms, order) if pair != meant]
-            for pair in rng.sample(together, min(len(together), self._settings.pairs)):
-                choices, worth = [*choices, pair], [*worth, float(both_right(case, case.terms[pair[0]], case.terms[pair[1]]))]
-        return self._item(index, choices, worth, rng.choice((LINES - 2, LINES, LINES, LINES + 2)))
+        return self._item(index, chosen, rng.choice((LINES - 2, LINES, LINES, LINES + 2)))
 
-    def _item(self, index: int, choices: Sequence[tuple[int, ...]], worth: Sequence[float], lines: int) -> Item:
+    def _item(self, index: int, chosen: Sequence[int], lines: int) -> Item:
         case = self._found[index]
         prompt = self._start + self._encode(judge_prompt(case.scene, self._line_scores[index], lines))
-        return Item(prompt, tuple(self._encode(branch(*(case.terms[t] for t in chosen))) for chosen in choices), tuple(worth))
+        return Item(prompt, tuple(self._encode(branch(case.terms[t])) for t in chosen), tuple(GRADE_WORTH[case.grades[t]] for t in chosen))
 
 
 def pack(items: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[list[int]]]:

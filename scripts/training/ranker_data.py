@@ -200,39 +200,6 @@ def holds_all(case: Case, term: Term) -> bool:
     return worth >= 1 and all(names_it(term, word) for word in names) if names else worth >= 2
 
 
-def both_right(case: Case, first: Term, second: Term) -> bool:
-    """Whether two terms together hold every name that gold adds, and nothing foreign: neither would do alone, or they would not be asked about together."""
-    if case.gold is None:
-        return False
-    text = f"{first.text} {second.text}"
-    joined = Term(squeeze(text), text, first.tags + second.tags, sorted(first.mentions + second.mentions))
-    return holds_all(case, joined) and grade(case.scene.question, case.gold, joined) >= 2
-
-
-def right_pair(case: Case, order: Sequence[int]) -> tuple[int, int] | None:
-    """The first right pair of terms by ``order`` (best first) for a question that no single term answers whole; None where one does, or where no pair does."""
-    some = [index for index in order if case.grades[index] >= 1]
-    if not some or any(holds_all(case, case.terms[index]) for index in some):
-        return None
-    parts = [index for index in order if _part(case, case.terms[index])]
-    for a in some[:6]:
-        for b in parts[:40]:
-            key, other = case.terms[a].key, case.terms[b].key
-            if key not in other and other not in key and both_right(case, case.terms[a], case.terms[b]):
-                return (a, b) if min(case.terms[a].mentions) <= min(case.terms[b].mentions) else (b, a)
-    return None
-
-
-def _part(case: Case, term: Term) -> bool:
-    """Whether ``term`` holds anything that gold adds, and no foreign name."""
-    assert case.gold is not None
-    latin, han = added(case.scene.question, case.gold)
-    held = squeeze(case.gold)
-    if any(word not in held for word in latin_words(term.text)):
-        return False
-    return any(names_it(term, word) for word in latin) or any(han[i : i + 2] in term.key for i in range(len(han) - 1))
-
-
 def word_frequency(windows: Sequence[dict[str, Any]], least: int = 3) -> dict[str, int]:
     """In how many windows each word stands, for words of at least ``least`` windows."""
     counts: Counter[str] = Counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import numpy as np
 import pytest
 
 from core.antecedent_features import Scene
-from core.antecedent_judge import CANDIDATES, branch, judge_prompt, pairs, shortlist
+from core.antecedent_judge import CANDIDATES, branch, judge_prompt, shortlist
 from core.antecedents import Term
 from core.errors import BackendError
 from core.gates.worker import ModelWorker
-from core.messages import ContextLine, ConversationKey, Question
+from core.messages import ContextLine, ConversationKey, Question, RefusalReason
 from core.ports import Generation, Prompt
 from core.ranker import JUDGED_FEATURES, AntecedentRanker
 from core.resolver import EditResolver
@@ -24,23 +25,24 @@ from core.resolver import EditResolver
 SHIPPED = Path(__file__).resolve().parents[2] / "core" / "shipped" / "resolver"
 SAID = (("阿杰", "我把yolov8s转成rknn"), ("柚子", "有啥好用的标注工具"), ("七七", "@柚子 X-AnyLabeling，能挂SAM2自动标"), ("柚子", "马上装一个"))
 LINES = tuple(ContextLine(who, text, seconds_before=30.0 * (len(SAID) - index)) for index, (who, text) in enumerate(SAID))
+REPLIED = tuple(replace(line, is_reply_target=index == 2) for index, line in enumerate(LINES))
 ASKED = Question("q", ConversationKey("test", "g"), "柚子", "它能标旋转框不", datetime(2026, 3, 2, tzinfo=UTC), LINES)
 
 
 class Judge:
-    """A language model that says yes to the candidates that hold ``wanted``, alone or (``both``) beside another: the wire of the judge."""
+    """A language model that says yes to the candidates that hold ``wanted``: the wire of the judge."""
 
     name, adapter = "judge", "judge.gguf"
 
-    def __init__(self, wanted: str, *, both: bool = False, fails: bool = False) -> None:
-        self.wanted, self.both, self.fails, self.closed = wanted, both, fails, False
+    def __init__(self, wanted: str, *, margin: float = 4.0, fails: bool = False) -> None:
+        self.wanted, self.margin, self.fails, self.closed = wanted, margin, fails, False
         self.prompts: list[Prompt] = []
 
     async def answer_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[float]]:
         if self.fails:
             raise BackendError(self.name, "out of memory")
-        self.prompts += prompts
-        return [[-0.1, -4.1] if self.wanted in prompt.tail and (" + " not in prompt.tail or self.both) else [-4.1, -0.1] for prompt in prompts]
+        self.prompts = list(prompts)
+        return [[-0.1, -0.1 - self.margin] if self.wanted in prompt.tail else [-0.1 - self.margin, -0.1] for prompt in prompts]
 
     async def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[list[float]]:
         return [[0.0] for _ in continuations]
@@ -64,7 +66,7 @@ def ranker(tmp_path: Path) -> AntecedentRanker:
     size = len(JUDGED_FEATURES)
     weights = [1.0 if name == "judge_first" else 0.0 for name in JUDGED_FEATURES]
     confidence = {"features": list(JUDGED_FEATURES), "mean": [0.0] * size, "scale": [1.0] * size, "weights": weights, "bias": 0.0}
-    meta["judged"] = {"score_weight": 0.01, "margin_weight": 1.0, "pair_bias": 0.0, "confidence": confidence, "threshold": 0.9, "reply_threshold": 0.5}
+    meta["judged"] = {"score_weight": 0.01, "margin_weight": 1.0, "confidence": confidence, "threshold": 0.9, "reply_threshold": 0.5}
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     return AntecedentRanker.load(folder)
 
@@ -98,28 +100,18 @@ def test_the_shortlist_is_short_and_best_first_and_branches_are_one_line() -> No
     assert branch(Term("x", "X-Any\nLabeling " + "v" * 80, "L")) == "=X-Any Labeling " + "v" * 25 + "?"
 
 
-def test_the_best_go_two_by_two_without_parts_of_one_another() -> None:
-    terms = [Term(key, key, "L", [(line, 0)]) for key, line in (("yolov8", 5), ("yolov8s", 4), ("rk3588", 2), ("mmpose", 3), ("ncnn", 1))]
-    assert pairs(terms, [0, 1, 2, 3, 4]) == [(2, 0), (3, 0), (2, 3)], "in the order of their first mentions"
-    assert pairs(terms[:2], [0, 1]) == []
-
-
-async def test_a_question_that_means_two_things_gets_both(ranker: AntecedentRanker, worker: ModelWorker) -> None:
-    judge = Judge("X-AnyLabeling + ", both=True)
-    resolution = await EditResolver(ranker, worker, 0.0, judge).resolve(ASKED)
-    asked_together = [prompt.tail for prompt in judge.prompts if " + " in prompt.tail]
-    assert asked_together
-    assert resolution.candidate is not None
-    assert "X-AnyLabeling" in resolution.candidate
-    assert any(resolution.candidate.count(tail.strip("=?").split(" + ")[1]) for tail in asked_together)
-    assert len({(prompt.fixed, prompt.context) for prompt in judge.prompts}) == 1
-
-
 def test_the_message_that_a_question_replies_to_is_read_as_its_quotation() -> None:
-    replied = tuple(ContextLine(line.sender, line.text, seconds_before=line.seconds_before, is_reply_target=index == 2) for index, line in enumerate(LINES))
-    scene = Scene.of(ASKED.text, ASKED.sender, replied)
+    scene = Scene.of(ASKED.text, ASKED.sender, REPLIED)
     assert (scene.quoted_sender, scene.question) == ("七七", ASKED.text)
     assert judge_prompt(scene, np.ones(4)).splitlines()[-1] == "Q: 「@Q X-AnyLabeling，能挂SAM2自动标」它能标旋转框不"
+
+
+async def test_a_reply_has_a_threshold_of_its_own(ranker: AntecedentRanker, worker: ModelWorker) -> None:
+    judge = Judge("X-AnyLabeling", margin=1.5)
+    assert (await EditResolver(ranker, worker, judge=judge).resolve(ASKED)).reason is RefusalReason.UNSURE
+    resolved = await EditResolver(ranker, worker, judge=judge).resolve(replace(ASKED, context=REPLIED))
+    assert resolved.rewrite is not None
+    assert "X-AnyLabeling" in resolved.rewrite
 
 
 @pytest.mark.parametrize("wanted", ["X-AnyLabeling", "yolov8s"])

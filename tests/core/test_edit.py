@@ -30,25 +30,6 @@ def test_a_term_takes_the_place_of_what_refers_or_goes_to_the_front(question: st
     assert place(question, term) == rewrite
 
 
-@pytest.mark.parametrize(
-    ("question", "rewrite"),
-    [
-        ("这俩哪个省电", "RK3588和YOLOv8这俩哪个省电"),
-        ("哪个快", "RK3588和YOLOv8哪个快"),
-        ("能直接跑在上面么", "YOLOv8： RK3588能直接跑在上面么"),
-        ("@石头 它支持吗", "@石头 YOLOv8： RK3588支持吗"),
-        ("「老莱：都行」\n它有arm版么", "「老莱：都行」\nYOLOv8： RK3588有arm版么"),
-        ("which one is faster?", "RK3588 and YOLOv8: which one is faster?"),
-        ("are they compatible?", "are RK3588 and YOLOv8 compatible?"),
-        ("does it need a driver", "YOLOv8: does RK3588 need a driver"),
-    ],
-)
-def test_two_terms_stand_together_or_one_is_the_topic(question: str, rewrite: str) -> None:
-    assert place(question, "RK3588", "YOLOv8") == rewrite
-    found = check(question, rewrite, [question, "RK3588", "YOLOv8"])
-    assert (found.invented, found.lost) == ((), ())
-
-
 @pytest.mark.parametrize("question", ["它快吗", "怎么装", "does it work", "", "那个呢", "@张三", "这"])
 def test_placing_loses_and_invents_nothing(question: str) -> None:
     found = check(question, place(question, "RapidOCR"), [question, "RapidOCR"])

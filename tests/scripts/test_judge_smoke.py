@@ -36,7 +36,8 @@ def test_a_small_judge_is_trained_from_the_shipped_one_and_calibrated_with_the_r
     held = read(out / "metrics.json")["held"]
     assert held["judge"] > 2 / 12, "better than a guess among the shortlist"
     margins = read(out / "margins.json")
-    assert all(len(answer["terms"]) >= len(answer["pairs"]) > 0 for answer in margins.values() if len(answer["terms"]) > 3)
+    assert margins
+    assert all(0 < len(answer) <= 12 for answer in margins.values())
     run("scripts.training.ranker", data, "--judge", str(out), "--out", str(ranker))
     loaded = AntecedentRanker.load(ranker)
     assert loaded.judged is not None

@@ -1,4 +1,4 @@
-"""Windows as training material: replies that are put in, and questions that mean two things."""
+"""Windows as training material: replies that are put in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from scripts.training.judge import one_of_each
-from scripts.training.ranker_data import REPLY, both_right, cases, holds_all, right_pair
+from scripts.training.ranker_data import REPLY, cases
 
 
 def window(question: str, gold: str | None, antecedents: list[int], **extra: Any) -> dict[str, Any]:
@@ -37,23 +37,3 @@ def test_invented_replies_mostly_go_to_what_names_the_antecedent_and_never_to_an
 def test_an_epoch_shows_a_question_with_or_without_its_reply() -> None:
     made = cases([window("它支持 int8 吗", "RK3588支持 int8 吗", [1])], replies=1.0)
     assert {tuple(one_of_each(made, random.Random(seed))) for seed in range(20)} == {(0,), (1,)}
-
-
-def test_a_question_that_means_two_things_has_a_right_pair() -> None:
-    (case,) = cases([window("能直接跑在上面么", "YOLOv8能直接跑在RK3588上面么", [0, 1])])
-    texts = [term.text for term in case.terms]
-    pair = right_pair(case, range(len(texts)))
-    assert pair is not None
-    first, second = (case.terms[index] for index in pair)
-    assert ("YOLOv8" in first.text, "RK3588" in second.text) == (True, True), "in the order of mention"
-    assert both_right(case, first, second)
-    other = next(term for term in case.terms if term.text == "rknn-toolkit2")
-    assert not both_right(case, first, other), "a foreign name makes a pair wrong"
-
-
-def test_where_one_term_says_it_all_there_is_no_pair() -> None:
-    (case,) = cases([window("它支持 int8 吗", "RK3588支持 int8 吗", [1])])
-    assert any(holds_all(case, term) for term in case.terms)
-    assert right_pair(case, range(len(case.terms))) is None
-    (unresolvable,) = cases([window("那个呢", None, [])])
-    assert right_pair(unresolvable, range(len(unresolvable.terms))) is None
