@@ -69,9 +69,9 @@ async def test_no_words_and_no_secrets_whatever_fails(platform: str, tmp_path: P
         async with living(config, [platform], clock) as until:
             if isinstance(server, ResyncingPuppet):
                 server.fail("MessageSendText", Status.INTERNAL, Status.RESOURCE_EXHAUSTED)
-            await wire.say("m1", f"{WORD}是什么？", f"{WORD}-asker")
+            await wire.say("m1", f"{WORD}是什么？", "asker-4712")
             await until(lambda: len(wire.shown()) == 1, tick=clock.leap)
-            await wire.say("m2", f"/dj {WORD}", f"{WORD}-asker")
+            await wire.say("m2", f"/dj {WORD}", "asker-4712")
             await wire.say("m3", f"别的群里的{WORD}", "bob", "chat-2")
             if isinstance(server, ResyncingPuppet):
                 server.fail("MessagePayload", Status.UNAVAILABLE)
