@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from core.errors import InputError
+import typer
+
+from core.errors import DoujieError, InputError
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What a user caused is one line and the error's exit code, no traceback."""
+    try:
+        yield
+    except DoujieError as error:
+        typer.echo(str(error), err=True)
+        raise SystemExit(error.exit_code) from None
 
 
 def parse_time(text: str, option: str) -> datetime:

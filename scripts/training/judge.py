@@ -20,6 +20,7 @@ import numpy as np
 import typer
 
 from core.antecedent_judge import JUDGE_VERSION, NO, YES
+from scripts.arguments import one_line_errors
 from scripts.training import base as bases
 from scripts.training.data import data_hash, load_samples
 from scripts.training.judge_items import ItemMaker, JudgeSettings, branch_margins, listwise_loss
@@ -161,4 +162,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with one_line_errors():
+        typer.run(main)

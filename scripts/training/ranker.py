@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Array, term_features
 from core.ranker import CONFIDENCE_FEATURES, RANKER_FORMAT, confidence_features, rarity_table
+from scripts.arguments import one_line_errors
 from scripts.training.data import data_hash
 from scripts.training.ranker_data import REPLIES, Case, cases, read_windows, wilson_upper, word_frequency
 
@@ -226,4 +227,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with one_line_errors():
+        typer.run(main)

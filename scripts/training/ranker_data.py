@@ -67,6 +67,8 @@ def read_windows(paths: Sequence[Path]) -> list[dict[str, Any]]:
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 raise InputError(f"{path}:{number}", f"not a group window ({error})", "Each line needs id, messages and questions.") from None
             found.append(window)
+    if len({fold_of(str(window["id"])) for window in found}) < 2:
+        raise InputError(", ".join(map(str, paths)), "too few authors", "Give windows of at least two authors: the prefix of an id, up to the dash, names its author.")
     return found
 
 
