@@ -43,7 +43,7 @@ def fit_gate(
 
     ``gguf`` and ``adapter`` are what the gate serves (None: the packaged model, no adapter). Raises InputError.
     """
-    training, calibrating = _split(load_samples(data), settings)
+    training, calibrating = split(load_samples(data), settings)
     samples = [*training, *calibrating]
     held = np.arange(len(samples)) >= len(training)
     if not held.any() or held.all():
@@ -78,7 +78,7 @@ def fit_gate(
     return figures
 
 
-def _split(samples: Sequence[Sample], settings: FitSettings) -> tuple[list[Sample], list[Sample]]:
+def split(samples: Sequence[Sample], settings: FitSettings) -> tuple[list[Sample], list[Sample]]:
     """Labelled samples of the training and of the validation part. Files of rewriting pairs alone give contrast samples, made within each part, as the adapter's run does."""
     folds = max(2, round(1 / settings.validation)) if settings.validation > 0 else 1
     parts: tuple[list[Sample], list[Sample]] = ([], [])

@@ -1,0 +1,149 @@
+"""Fine-tune the packaged sentence encoder as a gate: the rival of the language model, on the same questions.
+
+    python -m scripts.training.encoder examples/windows/*.jsonl examples/questions_zh.jsonl --test gate_group_zh.jsonl --out runs/encoder
+
+All layers are trained, the table of words is not; mean of the hidden states, one output. The split is that of ``scripts.train --head`` (authors together), the figures are those of
+a gate without calibration: F1 at log-odds 0, and AUC. ``logits.json`` keeps the log-odds of every question of the split and of the test files.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from scripts.arguments import one_line_errors
+from scripts.training.data import Sample, data_hash, load_samples
+from scripts.training.e5 import Encoder, load_encoder
+from scripts.training.fit_gate import FitSettings, split
+from scripts.training.head import binary_metrics
+from scripts.training.loop import learning_rate_factor
+
+#: Batches are cut from so many shuffled batches sorted by length, so that little is padded.
+_POOL = 20
+HEAD_RATE = 10.0
+
+
+def encoded(samples: Sequence[Sample], encoder: Encoder, longest: int) -> list[list[int]]:
+    """Token ids of each question, at most ``longest``."""
+    return [encoder.encode("query: " + " ".join(s.question.split()))[:longest] for s in samples]
+
+
+def batches(ids: Sequence[Sequence[int]], size: int, rng: random.Random) -> list[list[int]]:
+    """Indices of one pass, in batches of questions of like length, in random order."""
+    order = list(range(len(ids)))
+    rng.shuffle(order)
+    found = []
+    for start in range(0, len(order), size * _POOL):
+        pool = sorted(order[start : start + size * _POOL], key=lambda i: len(ids[i]))
+        found += [pool[i : i + size] for i in range(0, len(pool), size)]
+    rng.shuffle(found)
+    return found
+
+
+def logits(model: Any, output: Any, ids: Sequence[Sequence[int]], pad: int) -> Any:
+    """Log-odds of "needs resolution", (n,)."""
+    import torch
+
+    length = max(map(len, ids))
+    tokens = torch.tensor([[*row, *[pad] * (length - len(row))] for row in ids])
+    seen = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in ids])
+    hidden = model(input_ids=tokens, attention_mask=seen).last_hidden_state * seen[:, :, None]
+    return output(hidden.sum(1) / seen.sum(1, keepdim=True)).squeeze(-1)
+
+
+def judged(model: Any, output: Any, ids: Sequence[Sequence[int]], pad: int, size: int = 64) -> list[float]:
+    """Log-odds of many questions, in their order."""
+    import torch
+
+    found = np.zeros(len(ids))
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    model.eval()
+    with torch.inference_mode():
+        for part in (order[i : i + size] for i in range(0, len(order), size)):
+            found[part] = logits(model, output, [ids[i] for i in part], pad).numpy()
+    return [float(value) for value in found]
+
+
+def by_source(samples: Sequence[Sample], values: Sequence[float]) -> Iterator[tuple[str, dict[str, float]]]:
+    """(file, figures), and figures of all together."""
+    for source in [*dict.fromkeys(s.source for s in samples), "all"]:
+        some = [i for i, s in enumerate(samples) if source in ("all", s.source)]
+        shown = binary_metrics([values[i] for i in some], [samples[i].needs_resolution for i in some])
+        yield source, {**shown, "questions": len(some)}
+
+
+def main(
+    files: Annotated[list[Path], typer.Argument(help="Training files of any form that scripts.train reads.")],
+    out: Annotated[Path, typer.Option(help="Folder for encoder.safetensors (the trained layers), metrics.json and logits.json.")] = Path("encoder-out"),
+    test: Annotated[list[Path] | None, typer.Option(help="Files that are only measured.")] = None,
+    repeat: Annotated[list[str] | None, typer.Option(help="FILE-STEM=N: show the questions of a file N times a pass.")] = None,
+    epochs: Annotated[int, typer.Option(help="Passes.", min=1)] = 2,
+    batch: Annotated[int, typer.Option(help="Questions a step.", min=1)] = 32,
+    lr: Annotated[float, typer.Option(help="Learning rate of the layers; ten times that for the output.")] = 1e-4,
+    validation: Annotated[float, typer.Option(help="Share of the split.")] = 0.11,
+    pair_limit: Annotated[int, typer.Option(help="Contrast samples of a file of rewriting pairs.")] = 1200,
+    max_steps: Annotated[int, typer.Option(help="Stop after so many steps; 0: never.")] = 0,
+    longest: Annotated[int, typer.Option(help="Tokens of a question that are read.")] = 96,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of order and output; the split has seed 1.")] = 1,
+) -> None:
+    """Train, and measure on the split and on the test files."""
+    import torch
+    from safetensors.torch import save_file
+
+    times = {stem: int(many) for stem, _, many in (entry.partition("=") for entry in repeat or [])}
+    taught, held = split(load_samples(files), FitSettings(validation=validation, pairs=pair_limit))
+    taught = [s for s in taught for _ in range(times.get(s.source, 1))]
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    encoder = load_encoder()
+    model, output = encoder.model, torch.nn.Linear(encoder.model.config.hidden_size, 1)
+    model.get_input_embeddings().weight.requires_grad_(False)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW([{"params": trained, "factor": 1.0}, {"params": list(output.parameters()), "factor": HEAD_RATE}], lr=lr, weight_decay=0.01)
+    ids = encoded(taught, encoder, longest)
+    labels = torch.tensor([float(s.needs_resolution) for s in taught])
+    steps = [part for _ in range(epochs) for part in batches(ids, batch, rng)]
+    steps = steps[: max_steps or len(steps)]
+    losses: list[float] = []
+    started = time.monotonic()
+    model.train()
+    for step, part in enumerate(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["factor"] * learning_rate_factor(step, len(steps), len(steps) // 20, "cosine")
+        optimizer.zero_grad(set_to_none=True)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits(model, output, [ids[i] for i in part], encoder.pad), labels[part])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        if (step + 1) % 25 == 0:
+            passed = time.monotonic() - started
+            typer.echo(f"{step + 1}/{len(steps)} loss {np.mean(losses[-50:]):.3f}, {passed / (step + 1) * (len(steps) - step - 1) / 60:.0f} min left", err=True)
+    measured = {"split": held, **{path.stem: [s for s in load_samples([path]) if s.label in ("yes", "no")] for path in test or []}}
+    kept: dict[str, dict[str, float]] = {}
+    figures: dict[str, Any] = {"steps": len(steps), "seed": seed, "data_hash": data_hash(files), "questions": len(taught), "seconds": round(time.monotonic() - started, 1)}
+    figures |= {"loss_last": float(np.mean(losses[-50:]))}
+    for name, samples in measured.items():
+        values = judged(model, output, encoded(samples, encoder, longest), encoder.pad)
+        kept[name] = {s.id: round(value, 4) for s, value in zip(samples, values, strict=True)}
+        figures[name] = dict(by_source(samples, values))
+    out.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.detach().contiguous() for name, value in model.named_parameters() if value.requires_grad}, out / "encoder.safetensors")
+    (out / "logits.json").write_text(json.dumps(kept) + "\n", encoding="utf-8")
+    (out / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    typer.echo(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        typer.run(main)

