@@ -169,7 +169,7 @@ class Ingest:
         started = self._clock.monotonic()
         try:
             new = await self._inbox.add([_cleaned(self._consent.without_refusers(message)) for message in messages])
-        except Exception:
+        except Exception:  # counted, and raised again
             for message in messages:
                 self._of(message.platform).failed += 1
             raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -196,7 +197,7 @@ class Pipeline:
     async def _record_waiting(self) -> None:
         while True:
             batch = await _take(self._to_record, self.settings.record_together)
-            await self._guarded("storage", lambda batch=batch: self._record(batch))  # type: ignore[misc]
+            await self._guarded("storage", partial(self._record, batch))
             for _ in batch:
                 self._to_record.task_done()
 
@@ -215,7 +216,7 @@ class Pipeline:
         while True:
             batch = await _take(self._to_judge, self.settings.judge_together)
             for part in self._apart(batch):
-                await self._guarded("gate", lambda part=part: self._judge(part), part)  # type: ignore[misc]
+                await self._guarded("gate", partial(self._judge, part), part)
             for _ in batch:
                 self._to_judge.task_done()
 
@@ -242,7 +243,7 @@ class Pipeline:
     async def _resolve_waiting(self) -> None:
         while True:
             question, verdict = await self._to_resolve.get()
-            await self._guarded("resolver", lambda q=question, v=verdict: self._resolve(q, v), [question])  # type: ignore[misc]
+            await self._guarded("resolver", partial(self._resolve, question, verdict), [question])
             self._to_resolve.task_done()
 
     async def _resolve(self, question: Question, verdict: Verdict) -> None:
@@ -276,7 +277,7 @@ class Pipeline:
         """Give questions whose model failed back to the queues, as they stand in the log by then: what was recalled meanwhile is not among them."""
         while True:
             due = await self._retries.next()
-            await self._guarded("storage", lambda due=due: self._retry(due))  # type: ignore[misc]
+            await self._guarded("storage", partial(self._retry, due))
 
     async def _retry(self, due: set[str]) -> None:
         # Only those that failed: whatever else is unfinished waits in a queue already, and would be judged twice.

@@ -17,10 +17,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from core.errors import DoujieError, InputError
+from core.errors import InputError
 from core.gates.factory import SHIPPED, UNTRAINED_PROMPT
 from core.gates.packaged import model_path
 from core.head import GateCalibration
+from scripts.arguments import one_line_errors
 from scripts.benchmarks.examples import Sample, read_sample
 from scripts.benchmarks.gate import gate_batching, gate_latency
 from scripts.benchmarks.load import chat_load
@@ -119,15 +120,6 @@ def _finish(figures: dict[str, Any], json_file: Path | None, out: Path | None = 
             raise InputError(str(json_file), f"cannot be written: {error.strerror}", "Check the folder and its permissions.") from None
 
 
-@contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except DoujieError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(error.exit_code) from None
-
-
 @app.callback(invoke_without_command=True)
 def default(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
@@ -137,7 +129,7 @@ def default(context: typer.Context) -> None:
 @app.command("all")
 def all_(messages: Messages = PUBLISHED_LOG, limit: Limit = 60, questions: Latency = 60, threads: Threads = 0, out: Out = None, json_file: JsonFile = None) -> None:
     """The spine, then the gate on the shipped windows."""
-    with _errors():
+    with one_line_errors():
         sample = read_sample([], limit)
         figures = asyncio.run(measure_spine(messages)) | asyncio.run(measure_gate(sample, questions, "", threads, prompts=False))
         _finish(figures, json_file, out)
@@ -146,7 +138,7 @@ def all_(messages: Messages = PUBLISHED_LOG, limit: Limit = 60, questions: Laten
 @app.command("spine")
 def spine_(messages: Messages = PUBLISHED_LOG, json_file: JsonFile = None) -> None:
     """Messages per second without a model, durable ingest, and NoneBot2's dispatch beside them."""
-    with _errors():
+    with one_line_errors():
         _finish(asyncio.run(measure_spine(messages)), json_file)
 
 
@@ -162,7 +154,7 @@ def gate_(
     json_file: JsonFile = None,
 ) -> None:
     """Five ways of judging side by side on one GGUF model: the cascade, the language model with and without kept prefix, the published way, an unconditional rewrite."""
-    with _errors():
+    with one_line_errors():
         sample = read_sample(files or [], limit)
         _finish(asyncio.run(measure_gate(sample, questions, model, threads, prompts=prompts)), json_file, out)
 
@@ -170,7 +162,7 @@ def gate_(
 @app.command("quantisation")
 def quantisation_(files: Files = None, limit: Limit = 200, model: ModelFile = "", threads: Threads = 0, json_file: JsonFile = None) -> None:
     """Size, speed and F1 of the model as it is, as Q8_0 and as F16 (made of the same weights)."""
-    with _errors():
+    with one_line_errors():
         _finish(asyncio.run(measure_quantisation(read_sample(files or [], limit), model, threads)), json_file)
 
 

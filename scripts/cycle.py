@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,8 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from core.config import Config, load_config
-from core.errors import DoujieError, InputError
+from core.errors import InputError
 from core.logs import configure_logs, secrets_of
+from scripts.arguments import one_line_errors
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -99,7 +99,7 @@ def promote(
 @app.command()
 def rollback(context: typer.Context, config: ConfigOption = None) -> None:
     """Let the version serve again that served before."""
-    with _errors():
+    with one_line_errors():
         from scripts.retraining.cycle import registry_of
 
         registry = registry_of(_config(config or context.obj))
@@ -111,7 +111,7 @@ def rollback(context: typer.Context, config: ConfigOption = None) -> None:
 @app.command()
 def check(context: typer.Context, config: ConfigOption = None) -> None:
     """Whether a turn could run: what it would use, or what is missing."""
-    with _errors():
+    with one_line_errors():
         _need_training()
         from scripts.retraining.cycle import CycleSettings, what_a_turn_needs
 
@@ -121,7 +121,7 @@ def check(context: typer.Context, config: ConfigOption = None) -> None:
 @app.command()
 def status(context: typer.Context, config: ConfigOption = None) -> None:
     """Which version serves, and which there are."""
-    with _errors():
+    with one_line_errors():
         from scripts.retraining.cycle import registry_of
         from scripts.retraining.trial import trials_of
 
@@ -142,7 +142,7 @@ def status(context: typer.Context, config: ConfigOption = None) -> None:
 
 def _do(config: Path | None, work: Callable[[Config, Any], Coroutine[Any, Any, Any]], json_: Path | None) -> None:
     """Run ``work`` under a progress bar and tell its report: a line for people, then one of JSON."""
-    with _errors():
+    with one_line_errors():
         settings = _config(config)
         with Progress(*_COLUMNS, console=Console(stderr=True), transient=True) as progress:
             bars: dict[str, Any] = {}
@@ -168,15 +168,6 @@ def _config(path: Path | None) -> Config:
     settings = load_config(path)
     configure_logs(settings.bot.log_level, settings.bot.log_format, secrets_of(settings))
     return settings
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except DoujieError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(error.exit_code) from None
 
 
 def _need_training() -> None:

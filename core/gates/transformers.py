@@ -70,14 +70,14 @@ class TransformersModel:
             return
         try:
             self._read(calls)
-        except Exception as error:
+        except Exception as error:  # whatever torch raises goes to who waits for this call
             if len(calls) == 1:
                 calls[0].error = error
                 return
             for call in calls:  # one bad prompt must not fail its neighbours
                 try:
                     self._read([call])
-                except Exception as own:
+                except Exception as own:  # as above
                     call.error = own
 
     def _read(self, calls: Sequence[_Waiting]) -> None:
