@@ -24,6 +24,11 @@ class ManualClock:
     def monotonic(self) -> float:
         return self._elapsed
 
+    @property
+    def asleep(self) -> int:
+        """How many wait for the time to pass. Fewer than at rest: somebody is still at work, and time that passes now passes unseen by them."""
+        return sum(not future.done() for _, _, future in self._sleepers)
+
     async def sleep(self, seconds: float) -> None:
         if seconds <= 0:
             await asyncio.sleep(0)
