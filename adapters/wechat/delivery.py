@@ -79,9 +79,7 @@ class Intake(Generic[Payload]):
     An id that is on its way is not fetched twice; one that was given up may come again.
     """
 
-    def __init__(
-        self, announce: Callable[[str], Awaitable[None]], fetch: Callable[[str], Awaitable[Payload]], hand: Callable[[str, Payload], None], clock: Clock
-    ) -> None:
+    def __init__(self, announce: Callable[[str], Awaitable[None]], fetch: Callable[[str], Awaitable[Payload]], hand: Callable[[str, Payload], None], clock: Clock) -> None:
         self._announce, self._fetch, self._hand, self._clock = announce, fetch, hand, clock
         self._slots = asyncio.Semaphore(_CONCURRENT_FETCHES)
         self._fetching: asyncio.Queue[tuple[str, asyncio.Task[Payload | None]]] = asyncio.Queue()

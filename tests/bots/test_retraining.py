@@ -25,9 +25,7 @@ def python(code: str) -> list[str]:
 
 
 async def test_the_outcome_is_the_first_line() -> None:
-    assert await run(python("print('F1 0.9 against 0.8: version 2 serves from now on.'); print('{}')")) == (
-        "F1 0.9 against 0.8: version 2 serves from now on."
-    )
+    assert await run(python("print('F1 0.9 against 0.8: version 2 serves from now on.'); print('{}')")) == ("F1 0.9 against 0.8: version 2 serves from now on.")
 
 
 async def test_a_failure_is_the_last_line_and_its_code() -> None:

@@ -49,9 +49,7 @@ def write_labels(folder: Path) -> tuple[Path, Path]:
 
 async def run(module: str, *arguments: object) -> str:
     """What a command printed; it must succeed."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, *map(str, arguments), cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, *map(str, arguments), cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
     async with asyncio.timeout(COMMAND_SECONDS):
         out, err = await process.communicate()
     assert process.returncode == 0, f"{module}: {err.decode()[-2000:]}"
