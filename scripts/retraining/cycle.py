@@ -21,7 +21,7 @@ from core.config import Config
 from core.errors import ConfigError, InputError
 from core.gates.factory import SHIPPED
 from core.gates.packaged import gguf_file, packaged_model
-from core.registry import ADAPTER, CALIBRATION, CARD, HEAD, METRICS, QUESTIONS, Registry, Version
+from core.registry import ADAPTER, CALIBRATION, CARD, ENCODER, HEAD, METRICS, QUESTIONS, Registry, Version
 from scripts.resampling import RESAMPLES
 from scripts.retraining.calibrate import calibrate
 from scripts.retraining.frozen import keys_of_items, keys_of_samples, read_test_set, refuse_overlap, without_test_questions
@@ -233,6 +233,8 @@ def _make_version(registry: Registry, labels: Path, run: str, base: Path, settin
     files = {name: out / name for name in (ADAPTER, CALIBRATION, METRICS, QUESTIONS, CARD)}
     if fitted.head is not None:
         files[HEAD] = fitted.head
+    if fitted.encoder is not None:
+        files[ENCODER] = fitted.encoder
     about = {"run": run, "data_hash": outcome.metrics["data_hash"], "examples": outcome.metrics["examples"], "calibration": fitted.figures}
     return registry.add(files, base.stem, about)
 

@@ -89,3 +89,8 @@ def test_files_that_are_no_encoder_are_named(tmp_path: Path) -> None:
     (tmp_path / "encoder.npz").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"encoder\.npz"):
         TokenEncoder.load(tmp_path / "encoder.npz")
+
+
+def test_a_question_longer_than_the_encoder_has_places_is_read_from_its_start(plain: TokenEncoder) -> None:
+    long = "怎么把它部署到 TX2？" * 200
+    assert np.allclose(plain.embed(long), plain.embed(long + "最后一句不一样"))

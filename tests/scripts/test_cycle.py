@@ -18,11 +18,13 @@ for module in ("torch", "transformers", "peft", "gguf", "sklearn"):
     pytest.importorskip(module, reason=f"{module} is not installed")
 
 from core.config import Config, load_config  # noqa: E402 - after the skips
+from core.encoder import file_version  # noqa: E402
 from core.errors import InputError  # noqa: E402
 from core.gates.factory import open_models  # noqa: E402
 from core.gates.reload import LOOK_EVERY_SECONDS, ReloadingGate  # noqa: E402
+from core.head import HeadWeights  # noqa: E402
 from core.messages import Message, Question, Utterance, Verdict  # noqa: E402
-from core.registry import HEAD, Registry  # noqa: E402
+from core.registry import ENCODER, HEAD, Registry  # noqa: E402
 from scripts.cycle import app  # noqa: E402
 from scripts.retraining.cycle import CycleReport, CycleSettings, Decision, run_cycle  # noqa: E402
 from scripts.retraining.frozen import question_key, without_test_questions  # noqa: E402
@@ -137,6 +139,7 @@ def test_a_better_adapter_is_promoted_and_the_running_gate_takes_it_over(turn: T
     version = Registry(turn.folder / "models").open(1)
     assert version.base == "tiny"
     assert (version.folder / HEAD).exists()
+    assert HeadWeights.load(version.folder / HEAD).encoder == file_version(version.folder / ENCODER), "a later doujie may ship another encoder"
     assert "work" not in {entry.name for entry in (turn.folder / "models").iterdir()}
 
 
