@@ -24,11 +24,8 @@ _LETTERS = [letter for letter in ascii_uppercase if letter != "Q"]
 
 def judge_prompt(scene: Scene, line_scores: Array, lines: int = LINES) -> str:
     """The ``lines`` likeliest lines, in the order of time, and the question. ``line_scores`` (n,): the line ranker's probabilities."""
-    kept = sorted(np.argsort(-line_scores, kind="stable")[:lines].tolist())
-    letters = {scene.sender: "Q"}
-    for line in scene.lines:
-        letters.setdefault(line.sender, _LETTERS[(len(letters) - 1) % len(_LETTERS)])
-    mention = re.compile("|".join(f"@{re.escape(name)}" for name in sorted(letters, key=len, reverse=True)))
+    kept = likeliest(line_scores, lines)
+    letters, mention = member_letters(scene)
 
     def shown(text: str, most: int) -> str:
         return " ".join(mention.sub(lambda match: f"@{letters[match.group()[1:]]}", text).split())[:most]
@@ -36,6 +33,19 @@ def judge_prompt(scene: Scene, line_scores: Array, lines: int = LINES) -> str:
     context = "".join(f"{letters[scene.lines[i].sender]}: {shown(scene.lines[i].text, _MOST_LINE_CHARS)}\n" for i in kept)
     quote = f"「{shown(scene.quote, _MOST_QUOTE_CHARS)}」" if scene.quote else ""
     return f"{context}Q: {quote}{shown(scene.question, _MOST_QUESTION_CHARS)}\n"
+
+
+def likeliest(line_scores: Array, lines: int) -> list[int]:
+    """Indices of the ``lines`` likeliest lines, in the order of time."""
+    return sorted(np.argsort(-line_scores, kind="stable")[:lines].tolist())
+
+
+def member_letters(scene: Scene) -> tuple[dict[str, str], re.Pattern[str]]:
+    """(the letter of each member, the asker's is Q; what finds an @mention of one of them)."""
+    letters = {scene.sender: "Q"}
+    for line in scene.lines:
+        letters.setdefault(line.sender, _LETTERS[(len(letters) - 1) % len(_LETTERS)])
+    return letters, re.compile("|".join(f"@{re.escape(name)}" for name in sorted(letters, key=len, reverse=True)))
 
 
 def branch(term: Term) -> str:

@@ -265,7 +265,7 @@ class Pipeline:
             log.warning("backend_failed", stage=stage, backend=error.backend, problem=error.problem, questions=len(of))
             for question in of:
                 self._retries.failed(question.id, error.retry_after)
-        except Exception as error:
+        except Exception as error:  # whatever a stage raises must not end its worker
             self.counts.backend_failures += 1
             log.error("stage_failed", stage=stage, error=type(error).__name__)
             log.debug("stage_failed_detail", stage=stage, detail=str(error))

