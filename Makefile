@@ -4,11 +4,12 @@ PYTHON ?= python3
 EXTRAS ?= dev
 PY := .venv/bin/python
 
-.PHONY: help install demo test lint types contracts pytest train-smoke bench clean
+.PHONY: help install demo test lint types contracts pytest coverage train-smoke bench clean
 
 help:
 	@echo "make demo         replay examples/group_chat.jsonl through the whole pipeline"
 	@echo "make test         lint, types, import contracts, tests"
+	@echo "make coverage     the tests again, and which lines none of them runs (slower)"
 	@echo "make train-smoke  a small real training run (some minutes)"
 	@echo "make bench        speed of the spine and of the gate"
 
@@ -33,7 +34,10 @@ contracts:
 	.venv/bin/lint-imports
 
 pytest:
-	$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --durations=10
+	$(PY) -m pytest -n 2 --dist loadfile --durations=10
+
+coverage:
+	$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
 train-smoke:
 	@$(PYTHON) scripts/bootstrap.py --extras $(EXTRAS)
