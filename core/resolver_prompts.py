@@ -16,6 +16,8 @@ _INSTRUCTION: Final = (
     "Rewrite the last question of this group chat so that it can be understood alone: put the words it refers to in the place of "
     "pronouns and omissions, change nothing else, output one line.\n"
 )
+#: Of a line of a dialogue; longer ones are cut.
+_MOST_CHARS: Final = 300
 
 
 def flat(text: str) -> str:
@@ -29,7 +31,15 @@ def _rewrite_v1(question: Question, lines: tuple[ContextLine, ...]) -> Prompt:
     return Prompt(fixed=_INSTRUCTION + glossary + "\n", context=context, tail=f"{question.sender}: {flat(question.text)}\n=>")
 
 
-REWRITE_PROMPTS: Final[dict[str, Callable[[Question, tuple[ContextLine, ...]], Prompt]]] = {"rewrite-v1": _rewrite_v1}
+def _dialogue_1(question: Question, lines: tuple[ContextLine, ...]) -> Prompt:
+    """A dialogue of two: no instruction, since the adapter has learnt the task, and each token costs time."""
+    context = "".join(f"{'Q' if line.sender == question.sender else 'A'}: {flat(line.text)[:_MOST_CHARS]}\n" for line in lines)
+    return Prompt(fixed="", context=context, tail=f"Q: {flat(question.text)[:_MOST_CHARS]}\n=>")
+
+
+REWRITE_PROMPTS: Final[dict[str, Callable[[Question, tuple[ContextLine, ...]], Prompt]]] = {"rewrite-v1": _rewrite_v1, "dialogue-1": _dialogue_1}
+#: Those of :mod:`core.dialogue`.
+DIALOGUE_PROMPTS: Final = frozenset({"dialogue-1"})
 
 
 def rewrite_prompt(version: str, question: Question, lines: tuple[ContextLine, ...]) -> Prompt:

@@ -10,6 +10,7 @@ import structlog
 
 from core.clock import Clock, SystemClock
 from core.config import Config
+from core.dialogue import DialogueCalibration, DialogueResolver
 from core.encoder import TokenEncoder, load_encoder
 from core.errors import BackendError, ConfigError
 from core.gates.backends import ModelSource, OpenedModel, close_all, open_language_models
@@ -31,6 +32,8 @@ SHIPPED = Path(__file__).resolve().parent.parent / "shipped"
 UNTRAINED_PROMPT = "gate-rule"
 #: Room for the prompt and the branches of one question of the judge: ten lines and eight candidates take at most a thousand.
 JUDGE_TOKENS = 1536
+#: Room for a dialogue of at most four lines and its rewrite.
+DIALOGUE_TOKENS = 1024
 
 
 @dataclass(slots=True)
@@ -180,9 +183,10 @@ async def _open_resolver(config: Config, models: Models) -> Resolver:
     section, backend = config.resolver, _resolver_backend(config)
     names_adapter = section.adapter not in ("", "none", "shipped")
     if not (section.base_url or section.model or names_adapter or section.backend in ("openai", "transformers")):
-        judge = await _open_judge(config, models)
+        judge = await _open_shipped("judge", SHIPPED / "resolver" / "judge.gguf", JUDGE_TOKENS, config, models)
         models.notes.append(f"resolver: the shipped ranker{' and judge' if judge else ', without a language model'}")
-        return await _resolver(config, models, judge, generative=False)
+        resolver = await _resolver(config, models, judge, generative=False)
+        return await _with_dialogues(resolver, config, models) if judge else resolver
     source = ModelSource("resolver", section, models.worker, config.gate.threads, config.gate.device, None)
     try:
         opened = await open_language_models(source, backend, models.notes.append)
@@ -208,21 +212,30 @@ async def _open_resolver(config: Config, models: Models) -> Resolver:
     return resolver
 
 
-async def _open_judge(config: Config, models: Models) -> LanguageModel | None:
-    """The packaged model with the shipped adapter that judges candidate antecedents; None, with a note, where it cannot run or ``[resolver] adapter = none``."""
-    adapter = SHIPPED / "resolver" / "judge.gguf"
-    if config.resolver.adapter == "none" or not adapter.exists():
+async def _with_dialogues(group: Resolver, config: Config, models: Models) -> Resolver:
+    """``group`` behind the writer of two people's short dialogues, where that comes with doujie and runs."""
+    folder = SHIPPED / "dialogue"
+    writer = await _open_shipped("writer", folder / "adapter.gguf", DIALOGUE_TOKENS, config, models)
+    if writer is None:
+        return group
+    models.notes.append("resolver: what two people say in at most three lines is rewritten freely by a writer of its own")
+    return DialogueResolver(group, writer, DialogueCalibration.load(folder / "calibration.json"), config.resolver.min_confidence)
+
+
+async def _open_shipped(what: str, adapter: Path, tokens: int, config: Config, models: Models) -> LanguageModel | None:
+    """The packaged model with a shipped adapter of the resolver; None, with a note, where it cannot run or ``[resolver] adapter = none``."""
+    if config.resolver.adapter == "none":
         return None
     try:
         from core.gates.llama_cpp import LlamaCppModel
 
-        return await LlamaCppModel.open(packaged_model("resolver"), adapter, models.worker, context_tokens=JUDGE_TOKENS, threads=config.gate.threads)
+        return await LlamaCppModel.open(packaged_model("resolver"), adapter, models.worker, context_tokens=tokens, threads=config.gate.threads)
     except ImportError:
         problem = "llama-cpp-python is not installed"
     except (ConfigError, BackendError) as error:
         problem = error.problem
-    models.notes.append(f"resolver: no judge ({problem}): it finds fewer antecedents")
-    log.warning("judge_missing", problem=problem)
+    models.notes.append(f"resolver: no {what} ({problem}): it finds fewer antecedents")
+    log.warning(f"{what}_missing", problem=problem)
     return None
 
 

@@ -28,8 +28,8 @@ IGNORED = -100
 class TokenExample:
     """A prompt and its answer as token ids; ``weight`` multiplies its loss.
 
-    ``choices``: the answer is one of these single tokens, and the loss compares these alone. That is what a gate is asked, and it spares the other 262,142 columns of the output
-    layer.
+    ``choices``: all that an answer's tokens are taken from; the loss compares these alone. A gate is asked for one of two, which spares the other 262,142 columns of the output
+    layer; empty: the whole vocabulary.
     """
 
     prompt: tuple[int, ...]

@@ -179,7 +179,7 @@ def gate_metrics(model: torch.nn.Module, validation: Sequence[TokenExample], bas
     """Precision, recall, F1 and AUC of the gate on ``validation``; None when it holds no example of the gate."""
     from scripts.training.head import binary_metrics
 
-    judged = [e for e in validation if e.choices]
+    judged = [e for e in validation if len(e.choices) == 2]
     if not judged:
         return None
     return binary_metrics(margins(model, judged, base.pad, settings.loop.device), [e.answer == e.choices[:1] for e in judged])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from core.config import Config, load_config
+from core.dialogue import DialogueResolver
 from core.errors import BackendError, ConfigError
 from core.gates import backends
 from core.gates.backends import ModelSource, candidates, open_language_models, server_name
@@ -178,9 +179,17 @@ needs_ranker = pytest.mark.skipif(not (SHIPPED / "resolver" / "terms.txt").exist
 
 
 @needs_ranker
-async def test_the_resolver_takes_no_language_model_unless_one_is_named() -> None:
+async def test_the_resolver_takes_no_other_language_model_unless_one_is_named() -> None:
     async with model_server() as server, opened(settings(gate={"backend": "openai", "base_url": server.url}, resolver={"backend": "auto"})) as models:
+        assert isinstance(models.resolver, DialogueResolver)
+        assert any(note.startswith("resolver: the shipped ranker") for note in models.notes)
+
+
+@needs_ranker
+async def test_without_adapters_the_ranker_is_alone() -> None:
+    async with model_server() as server, opened(settings(gate={"backend": "openai", "base_url": server.url}, resolver={"backend": "auto", "adapter": "none"})) as models:
         assert isinstance(models.resolver, EditResolver)
+        assert "resolver: the shipped ranker, without a language model" in models.notes
 
 
 @needs_ranker
