@@ -32,8 +32,8 @@ SHIPPED = Path(__file__).resolve().parent.parent / "shipped"
 UNTRAINED_PROMPT = "gate-rule"
 #: Room for the prompt and the branches of one question of the judge: ten lines and eight candidates take at most a thousand.
 JUDGE_TOKENS = 1536
-#: Room for a dialogue of at most four lines and its rewrite.
-DIALOGUE_TOKENS = 1024
+#: Room for a dialogue of at most four lines and its rewrite; longer ones go to ranker and judge.
+DIALOGUE_TOKENS = 512
 
 
 @dataclass(slots=True)
