@@ -215,11 +215,12 @@ async def _open_resolver(config: Config, models: Models) -> Resolver:
 async def _with_dialogues(group: Resolver, config: Config, models: Models) -> Resolver:
     """``group`` behind the writer of two people's short dialogues, where that comes with doujie and runs."""
     folder = SHIPPED / "dialogue"
+    calibration = DialogueCalibration.load(folder / "calibration.json")
     writer = await _open_shipped("writer", folder / "adapter.gguf", DIALOGUE_TOKENS, config, models)
     if writer is None:
         return group
     models.notes.append("resolver: what two people say in at most three lines is rewritten freely by a writer of its own")
-    return DialogueResolver(group, writer, DialogueCalibration.load(folder / "calibration.json"), config.resolver.min_confidence)
+    return DialogueResolver(group, writer, calibration, config.resolver.min_confidence)
 
 
 async def _open_shipped(what: str, adapter: Path, tokens: int, config: Config, models: Models) -> LanguageModel | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from core.resolver_prompts import DIALOGUE_PROMPTS
 from scripts.training.settings import TrainSettings
 
 _PURPOSES = {
@@ -16,7 +17,7 @@ _PURPOSES = {
 
 def write_card(out: Path, settings: TrainSettings, metrics: dict[str, Any]) -> None:
     """Write ``out/README.md`` from what the run recorded."""
-    (out / "README.md").write_text("\n".join([*_head(settings, metrics), *_data(metrics), *_settings(settings), *_figures(metrics), *_limits()]) + "\n", encoding="utf-8")
+    (out / "README.md").write_text("\n".join([*_head(settings, metrics), *_data(metrics), *_settings(settings), *_figures(metrics), *_limits(settings)]) + "\n", encoding="utf-8")
 
 
 def _head(settings: TrainSettings, metrics: dict[str, Any]) -> list[str]:
@@ -62,11 +63,12 @@ def _figures(metrics: dict[str, Any]) -> list[str]:
     return ["## Figures", "", "| | before | after |", "|---|---|---|", *rows, "", *after, trained, ""]
 
 
-def _limits() -> list[str]:
+def _limits(settings: TrainSettings) -> list[str]:
+    fits = "`python -m scripts.training.dialogue`" if settings.rewrite_prompt in DIALOGUE_PROMPTS else "`python -m scripts.train --head` (of the gate)"
     return [
         "## Calibration and limits",
         "",
-        "The answer's log-odds are not a probability: fit the calibration with `python -m scripts.train --head`, on the back end that serves.",
+        f"The answer's log-odds are not a probability: fit the calibration with {fits}, on the back end that serves.",
         "Groups that talk about other things than those of the training data should be measured first (`python -m scripts.evaluate`).",
     ]
 

@@ -9,8 +9,8 @@ import pytest
 
 from core.dialogue import DialogueCalibration
 from core.errors import InputError
-from scripts.training.data import load_samples
-from scripts.training.dialogue import Written, calibrate, kept_aside, says_the_same
+from scripts.training.data import data_hash, load_samples
+from scripts.training.dialogue import Written, calibrate, kept_aside, main, says_the_same
 from scripts.training.rewrite_task import RewriteTask
 
 
@@ -61,3 +61,16 @@ def test_what_training_saw_is_not_measured_and_what_was_given_twice_counts_once(
     chosen = kept_aside(load_samples([path, path]), validation=0.1, most=100, seed=1)
     assert 5 < len(chosen) < 40
     assert len({question.id for question, _ in chosen}) == len(chosen)
+
+
+def test_a_run_that_is_not_there_or_of_other_files_is_one_line(tmp_path: Path) -> None:
+    pairs, run = tmp_path / "pairs.jsonl", tmp_path / "run"
+    pairs.write_text('{"question": "谁演的", "context": [], "needs_resolution": false}\n', encoding="utf-8")
+    with pytest.raises(InputError, match="no finished training"):
+        main([pairs], run, tmp_path / "out")
+    run.mkdir()
+    (run / "settings.json").write_text('{"settings": {"validation": 0.1, "rewrite_prompt": "dialogue-1"}}', encoding="utf-8")
+    (run / "metrics.json").write_text(json.dumps({"data_hash": "of others"}), encoding="utf-8")
+    assert data_hash([pairs]) != "of others"
+    with pytest.raises(InputError, match="trained on other files"):
+        main([pairs], run, tmp_path / "out")
