@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
+from core.prompts import GATE_PROMPTS
+from core.resolver_prompts import REWRITE_PROMPTS
 from scripts.training.loop import LoopSettings
 
 TASKS = ("gate", "rewrite", "both")
@@ -44,6 +46,8 @@ class TrainSettings:
         rules = (
             (self.task in TASKS, "--task", self.task, f"Use one of {', '.join(TASKS)}."),
             (self.method in METHODS, "--method", self.method, f"Use one of {', '.join(METHODS)}."),
+            (self.gate_prompt in GATE_PROMPTS, "--gate-prompt", self.gate_prompt, f"Use one of {', '.join(GATE_PROMPTS)}."),
+            (self.rewrite_prompt in REWRITE_PROMPTS, "--rewrite-prompt", self.rewrite_prompt, f"Use one of {', '.join(REWRITE_PROMPTS)}."),
             (self.rank >= 1, "--rank", self.rank, "Use 1 or more."),
             (0 <= self.dropout < 1, "--dropout", self.dropout, "Use 0 to 1."),
             (0 <= self.validation < 0.9, "--validation", self.validation, "Use a share below 0.9."),

@@ -133,7 +133,17 @@ def test_flags_change_a_preset() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--task", "sing"), ("--preset", "none"), ("--dropout", "2"), ("--method", "full", "--dora"), ("--schedule", "steps"), ("--share", "x", "--head")]
+    "arguments",
+    [
+        ("--task", "sing"),
+        ("--preset", "none"),
+        ("--dropout", "2"),
+        ("--method", "full", "--dora"),
+        ("--schedule", "steps"),
+        ("--rewrite-prompt", "dialogue-9"),
+        ("--gate-prompt", "none"),
+        ("--share", "x", "--head"),
+    ],
 )
 def test_a_bad_flag_ends_with_code_2_and_one_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     result = run(write(tmp_path / "s.jsonl", SINGLE), "--out", tmp_path / "o", *arguments)
