@@ -16,6 +16,7 @@ from core.errors import BackendError, ConfigError
 from core.gates.backends import ModelSource, OpenedModel, close_all, open_language_models
 from core.gates.cascade import CascadeGate
 from core.gates.failover import FailoverGate, FailoverModel, FailoverResolver
+from core.gates.limits import SEQUENCES
 from core.gates.packaged import packaged_model
 from core.gates.reload import ReloadingGate, open_version
 from core.gates.worker import ModelWorker
@@ -216,21 +217,22 @@ async def _with_dialogues(group: Resolver, config: Config, models: Models) -> Re
     """``group`` behind the writer of two people's short dialogues, where that comes with doujie and runs."""
     folder = SHIPPED / "dialogue"
     calibration = DialogueCalibration.load(folder / "calibration.json")
-    writer = await _open_shipped("writer", folder / "adapter.gguf", DIALOGUE_TOKENS, config, models)
+    writer = await _open_shipped("writer", folder / "adapter.gguf", DIALOGUE_TOKENS, config, models, sequences=2)  # it writes one at a time
     if writer is None:
         return group
     models.notes.append("resolver: what two people say in at most three lines is rewritten freely by a writer of its own")
     return DialogueResolver(group, writer, calibration, config.resolver.min_confidence)
 
 
-async def _open_shipped(what: str, adapter: Path, tokens: int, config: Config, models: Models) -> LanguageModel | None:
+async def _open_shipped(what: str, adapter: Path, tokens: int, config: Config, models: Models, sequences: int = SEQUENCES) -> LanguageModel | None:
     """The packaged model with a shipped adapter of the resolver; None, with a note, where it cannot run or ``[resolver] adapter = none``."""
     if config.resolver.adapter == "none":
         return None
     try:
         from core.gates.llama_cpp import LlamaCppModel
 
-        return await LlamaCppModel.open(packaged_model("resolver"), adapter, models.worker, context_tokens=tokens, threads=config.gate.threads)
+        threads = config.gate.threads
+        return await LlamaCppModel.open(packaged_model("resolver"), adapter, models.worker, context_tokens=tokens, threads=threads, sequences=sequences)
     except ImportError:
         problem = "llama-cpp-python is not installed"
     except (ConfigError, BackendError) as error:

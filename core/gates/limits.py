@@ -1,4 +1,4 @@
-"""What a context holds, and how far it can be stretched."""
+"""What a context holds, how many prompts at once, and how far it can be stretched."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from core.errors import BackendError, ConfigError
 
 #: Beyond this factor YaRN loses what it read (Peng et al. 2023, arXiv 2309.00071, go up to 32 with fine-tuning; without it up to about 8 is usable).
 LONGEST_STRETCH = 8.0
+#: Sequences of a llama.cpp context: a prompt, and what is decoded together with it.
+SEQUENCES = 16
 
 
 class PromptTooLongError(BackendError):

@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 
 from core.errors import BackendError
 from core.gates.chat import PLAIN, ChatFrame
+from core.gates.limits import SEQUENCES
 from core.gates.llama_engine import LlamaEngine
 from core.gates.worker import ModelWorker
 from core.ports import Generation, Prompt
@@ -29,9 +30,12 @@ class LlamaCppModel:
         self._end = engine.tokenize(frame.after, special=True) if frame.after else []
 
     @classmethod
-    async def open(cls, path: Path, adapter: Path | None, worker: ModelWorker, *, context_tokens: int = 1536, threads: int = 0) -> LlamaCppModel:
-        """Load in the worker thread. Raises ConfigError for a file that does not fit, BackendError for too little memory."""
-        engine = await worker.run(LlamaEngine, path, adapter, context_tokens, threads)
+    async def open(cls, path: Path, adapter: Path | None, worker: ModelWorker, *, context_tokens: int = 1536, threads: int = 0, sequences: int = SEQUENCES) -> LlamaCppModel:
+        """Load in the worker thread; the numbers are those of :class:`core.gates.llama_engine.LlamaEngine`.
+
+        :raises ConfigError: for a file that does not fit. :raises BackendError: for too little memory.
+        """
+        engine = await worker.run(LlamaEngine, path, adapter, context_tokens, threads, sequences)
         frame = engine.chat_frame(path.stem) if adapter is None else PLAIN
         return cls(engine, worker, path.stem, adapter.parent.name + "/" + adapter.name if adapter else "", frame)
 

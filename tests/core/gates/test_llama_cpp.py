@@ -141,11 +141,12 @@ async def test_scores_of_continuations_equal_the_chain_of_single_steps(packaged:
     engine.close()
 
 
-async def test_more_continuations_than_sequences(packaged: Path) -> None:
-    engine = LlamaEngine(packaged, None, 768)
+@pytest.mark.parametrize(("sequences", "continuations"), [(16, 40), (2, 5)])
+async def test_more_continuations_than_sequences(packaged: Path, sequences: int, continuations: int) -> None:
+    engine = LlamaEngine(packaged, None, 768, sequences=sequences)
     start = engine.tokenize(prompt(1).text, start=True)
-    scores = engine.score(start, [engine.tokenize(f"第{number}个") for number in range(40)])
-    assert len(scores) == 40
+    scores = engine.score(start, [engine.tokenize(f"第{number}个") for number in range(continuations)])
+    assert len(scores) == continuations
     assert all(math.isfinite(value) and value <= 0 for row in scores for value in row)
     engine.close()
 
