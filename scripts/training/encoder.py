@@ -25,6 +25,7 @@ from scripts.training.e5 import Encoder, differences, load_encoder
 from scripts.training.fit_gate import FitSettings, split
 from scripts.training.head import binary_metrics
 from scripts.training.loop import learning_rate_factor
+from scripts.training.machine import prepare_machine
 
 #: Batches are cut from so many shuffled batches sorted by length, so that little is padded.
 _POOL = 20
@@ -115,8 +116,7 @@ def main(
         raise InputError("--validation", f"{len(taught)} questions to learn from and {len(held)} to measure on", "Give more data, or another share.")
     measured = {"split": held, **{path.stem: [s for s in load_samples([path]) if s.label in ("yes", "no")] for path in test or []}}
     taught = [s for s in taught for _ in range(times.get(s.source, 1))]
-    if threads:
-        torch.set_num_threads(threads)
+    prepare_machine(threads)
     torch.manual_seed(seed)
     rng = random.Random(seed)
     encoder = load_encoder()

@@ -26,6 +26,7 @@ from scripts.training.data import data_hash, load_samples
 from scripts.training.judge_items import ItemMaker, JudgeSettings, branch_margins, listwise_loss
 from scripts.training.judge_margins import first_right, held_out, judged
 from scripts.training.loop import Checkpoint, TokenExample, answer_loss, collate, learning_rate_factor
+from scripts.training.machine import prepare_machine
 from scripts.training.ranker import crossed
 from scripts.training.ranker_data import REPLY, Case, read_windows
 from scripts.training.run import Examples, gate_metrics
@@ -128,9 +129,7 @@ def main(
         raise typer.BadParameter("the judge is measured as it serves, which takes a GGUF file", param_hint="--base")
     settings = JudgeSettings(epochs=epochs, max_steps=max_steps, learning_rate=lr, seed=seed)
     found, scored = crossed(windows, seed)
-    if threads:
-        torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
+    prepare_machine(threads)
     torch.manual_seed(seed)
     loaded = bases.load_base(base)
     config = bases.base_config(loaded)

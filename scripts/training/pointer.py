@@ -22,6 +22,7 @@ import typer
 from scripts.arguments import need, one_line_errors
 from scripts.training.data import data_hash
 from scripts.training.judge_margins import held_out, judge_of
+from scripts.training.machine import prepare_machine
 from scripts.training.pointer_figures import first_right
 from scripts.training.pointer_model import Item, item, loss_of, make_model, points
 from scripts.training.pointer_reading import LINES
@@ -129,9 +130,7 @@ def main(
 
     settings = PointerSettings(epochs=epochs, learning_rate=lr, seed=seed)
     found, scored = crossed(windows, seed)
-    if threads:
-        torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
+    prepare_machine(threads)
     torch.manual_seed(seed)
     encoder = load_encoder()
     encoder.model.get_input_embeddings().weight.requires_grad_(False)

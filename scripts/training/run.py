@@ -15,6 +15,7 @@ from scripts.training.base import Base
 from scripts.training.data import Sample, data_hash, fold_of, load_samples
 from scripts.training.gate_task import GateTask
 from scripts.training.loop import FitResult, Progress, TokenExample, fit, validation_loss
+from scripts.training.machine import prepare_machine
 from scripts.training.rewrite_task import RewriteTask
 from scripts.training.settings import TrainSettings
 
@@ -98,9 +99,7 @@ def train(data: list[Path], base_name: str, out: Path, settings: TrainSettings, 
 
     settings.check()
     samples = load_samples(data)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    torch.set_flush_denormal(True)
+    prepare_machine(settings.threads)
     base = bases.load_base(base_name)
     config = bases.base_config(base)
     if init_adapter is not None:

@@ -1,0 +1,34 @@
+"""How a training uses this machine: threads, tiny numbers, and memory that is kept instead of returned."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+#: Parameters of glibc's mallopt(3): bytes of free memory at the top of the heap above which it is returned (-1: never), bytes that the heap grows by at least, most tensors in a
+#: mapping of their own.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_GROWTH = 256 * 2**20
+
+
+def prepare_machine(threads: int = 0) -> None:
+    """Call before the first tensor. ``threads`` 0: torch's choice."""
+    import torch
+
+    keep_memory()
+    if threads:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+
+
+def keep_memory() -> bool:
+    """Let malloc keep what tensors free: each large tensor else is a mapping of its own, whose pages the kernel clears again at every step.
+
+    False where the C library is not glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return all(mallopt(name, value) == 1 for name, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, _GROWTH)))
