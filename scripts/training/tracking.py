@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Any, Protocol
 from core.errors import InputError
 
 TRACKERS = ("wandb", "trackio", "tensorboard")
+_REMEDIES = {
+    "wandb": "Run wandb login, or set WANDB_MODE=offline to sync later, or leave the flag out: the local folder is always written.",
+    "trackio": "See its message, or leave the flag out: the local folder is always written.",
+}
 
 
 class Tracker(Protocol):
@@ -51,11 +56,21 @@ class FolderTracker:
 
 
 class _RunTracker:
-    """wandb, or trackio, which has the same interface."""
+    """wandb, or trackio, which has the same interface. A resumed training continues its run, by the id that ``run-id`` in the folder keeps."""
 
     def __init__(self, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
         self._module = _imported(name)
-        self._module.init(project="doujie", name=folder.name, config=dict(settings))
+        kept = folder / "run-id"
+        if not kept.exists():
+            kept.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
+        run = kept.read_text(encoding="utf-8").strip()
+        # trackio knows a run by its name, and has one folder for all.
+        own = {"name": folder.parent.name, "id": run, "dir": str(folder)} if name == "wandb" else {"name": f"{folder.parent.name}-{run}"}
+        try:
+            self._module.init(project="doujie", config=dict(settings), resume="allow", **own)
+        except Exception as error:  # each service has errors of its own: no login, no network, a full disk
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError("--track", f"{name} does not start ({why})", _REMEDIES[name]) from error
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._module.log(dict(values), step=step)
@@ -78,7 +93,7 @@ class _TensorboardTracker:
 
 
 class Trackers:
-    """All trackers of a run as one."""
+    """All trackers of a run as one. ``folder``: inside that of the run, which it is named after."""
 
     def __init__(self, folder: Path, names: list[str], settings: Mapping[str, Any]) -> None:
         for name in names:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -162,6 +164,49 @@ def test_the_tracking_folder_holds_each_step_once_after_a_kill(tmp_path: Path) -
     for step in (3, 4):
         second.log(step, {"loss": -1.0})
     assert [json.loads(line)["step"] for line in (tmp_path / "run.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+
+
+class Service(types.ModuleType):
+    """A tracking service as its package shows it."""
+
+    def __init__(self, problem: Exception | None = None) -> None:
+        super().__init__("wandb")
+        self.problem, self.started, self.logged = problem, [], []  # type: ignore[var-annotated]
+
+    def init(self, **settings: object) -> None:
+        if self.problem:
+            raise self.problem
+        self.started.append(settings)
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.logged.append((step, values))
+
+    def finish(self) -> None:
+        self.logged.append("end")
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_resumed_training_continues_its_run_at_the_service_under_the_name_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    service = Service()
+    monkeypatch.setitem(sys.modules, name, service)
+    for step in (1, 2):
+        trackers = Trackers(tmp_path / "gate-7" / "tracking", [name], {"task": "gate"})
+        trackers.log(step, {"loss": 0.5})
+        trackers.close()
+    first, second = service.started
+    assert first == second
+    assert first["config"] == {"task": "gate"}
+    assert first["resume"] == "allow"
+    assert str(first["name"]).startswith("gate-7")
+    assert service.logged == [(1, {"loss": 0.5}), "end", (2, {"loss": 0.5}), "end"]
+
+
+def test_a_service_that_nobody_logged_in_to_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", Service(RuntimeError("No API key configured.\nmore")))
+    with pytest.raises(InputError, match=r"wandb does not start \(No API key configured\.\)") as caught:
+        Trackers(tmp_path / "run" / "tracking", ["wandb"], {})
+    assert "wandb login" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_tracker_that_is_not_there_is_named(tmp_path: Path) -> None:
