@@ -8,25 +8,44 @@ what the question says otherwise stays untouched.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from core.antecedents import split_quote, tokenise
+from core.antecedents import Token, split_quote, tokenise
 
-_CLASSIFIER: Final = "个款种块台套条张件边家只份本门批把组项版玩意东西"
+_CLASSIFIER: Final = "个款种块台套条张件家只份本门批把组项版部"
+#: Classifiers that begin hardly any noun ("张图" is no word of its own), so that they need no word border behind them.
+_PLAIN_CLASSIFIER: Final = "个款张"
 _NUMBER: Final = "一两俩几二三"
-_ZH_PRONOUN: Final = re.compile(r"它俩|它们|它|他家的|(?:前|后)者|前面那个|后面那个|这玩意儿?|那玩意儿?|这东西|那东西|你说的(?:这|那)个|你说的")
-_ZH_DEMONSTRATIVE: Final = re.compile(rf"(?:你说的|你发的)?(?:这|那)(?:[{_NUMBER}])?(?:[{_CLASSIFIER}])")
+#: Whose it is: "你那个", "你刚才说的那款".
+_YOURS: Final = r"(?:(?:你们?|您)(?:刚才|刚刚|刚|上面|之前|前面)?(?:说|发|提|讲|报|贴|给|推荐|用|换|装|买)的|你们?|您)"
+_ZH_PRONOUN: Final = re.compile(
+    rf"(?<!其)它俩|(?<!其)它们|(?<!其)它|(?<!其)他家的|(?:前|后)者|前面那个|后面那个|{_YOURS}?(?:这玩意儿?|那玩意儿?|这东西|那东西)"
+    r"|(?<![我你您他她们咱])那边|你说的(?:这|那)个|你说的"
+)
+_ZH_DEMONSTRATIVE: Final = re.compile(rf"{_YOURS}?(?:这|那)(?:些|[{_NUMBER}]?[{_CLASSIFIER}])(?!月|星期|礼拜|小时|钟头|时候)")
 _ZH_BARE: Final = re.compile(r"这(?=要|能|会|是|有|支持|需要|算|得|应该|跟|和|对|比|可以)")
-_EN_PRONOUN: Final = re.compile(r"(?<![\w'-])(?:that one|this one|the other one|its|it|they|them|their|those|these)(?![\w'-])", re.I)
+_ZH_NOUN: Final = re.compile(rf"(?<![我咱])(?<!我们)(?:{_YOURS}?这|{_YOURS}那)")
+_EN_PRONOUN: Final = re.compile(r"(?<![\w'-])(?:that one|this one|the other one|its|(?-i:it|It)|they|them|their|those|these)(?![\w'-])", re.I)
 _EN_DEMONSTRATIVE: Final = re.compile(
     r"(?<![\w'-])(?:that|this)(?= (?:[a-z0-9-]+))(?! (?:is|was|will|would|can|could|does|did|has|had|should|might|the|a|an|i|you|we|they|it|be|also|really|still|just)\b)", re.I
 )
 _EN_BARE: Final = re.compile(r"(?<![\w'-])(?:that|this)(?= (?:is|was|will|would|can|could|does|did|has|should|might)\b|[?,.]|$)", re.I)
-_IDLE_IT: Final = re.compile(r"(?<![\w'-])it(?='s| is)? (?:worth|possible|safe|ok|okay|normal|better|just me|seems)", re.I)
+#: What a demonstrative "that" may follow; behind a noun or "heard" it joins clauses ("a version that works").
+_EN_BEFORE_THAT: Final = re.compile(
+    r"(?:^|[,:;.?!(]\s*|n't\s+|\b(?:is|was|are|were|do|does|did|can|could|will|would|should|has|have|had|not|with|for|to|on|in|of|from|about|like|than|at|by|via|into|without"
+    r"|use|using|used|run|running|try|tried|install|and|or|but|so|if|when|why|how|what|where|whether|because|oh|ok|hm|hmm)\s+)$",
+    re.I,
+)
+_IDLE_IT: Final = re.compile(r"(?<![\w'-])it(?='s| is)? (?:worth|possible|safe|ok|okay|normal|better|just me|seems|matter)", re.I)
+_MENTION: Final = re.compile(r"@[^\s，。,：:]+")
 # What stands before the place of an omitted topic: mentions, stickers, "那", "所以", "ok," ...
 _FRONT: Final = re.compile(
-    r"^(?:\s*(?:@\S+|\[[^\]]{1,8}\]|(?:那么|那|所以|但是|但|不过|可是|话说|另外|对了|然后|还有|请问|大佬们?|求问|问下|问一下|顺便问下|顺便问一下|好的|ok|oh|and|but|so|hmm|hm|wait)(?![A-Za-z0-9_-])|[，,、：:。！!~]+))*\s*",
+    r"^(?:\s*(?:@[^\s，。,：:]+|\[[^\]]{1,8}\]"
+    r"|(?:那么(?![多少贵快慢大小高低难好])|那(?![些样时位里边天次年俩儿会种个款么])|所以|但是|但|不过(?!关)|可是|话说|另外|对了|然后|还有(?![没多少人什啥哪几别其])|请问|大佬们?|求问"
+    r"|问下|问一下|顺便问下|顺便问一下|好的(?=[，,\s！!。]|$)"
+    r"|(?:ok|oh|and|but|so|hmm|hm|wait)(?![A-Za-z0-9_-]))|[，,、：:。！!~]+))*\s*",
     re.I,
 )
 _HAN: Final = re.compile(r"[\u3400-\u9fff]")
@@ -48,36 +67,64 @@ def find_slot(question: str) -> Slot:
     _, _, body = split_quote(question)
     offset = len(question) - len(body)
     chinese = len(_HAN.findall(body)) >= 2
-    slot = _chinese_slot(body) if chinese else _english_slot(body)
+    shown = _MENTION.sub(lambda match: "@" + "\0" * (len(match.group()) - 1), body)  # a name may hold a pronoun
+    found = _chinese_slot(shown) if chinese else _english_slot(shown)
+    slot = found or _front_slot(body)
     return Slot(slot.start + offset, slot.end + offset, slot.head, slot.possessive)
 
 
-def _chinese_slot(body: str) -> Slot:
-    found = [match for pattern in (_ZH_PRONOUN, _ZH_DEMONSTRATIVE, _ZH_BARE) if (match := pattern.search(body))]
-    if not found:
-        return _front_slot(body)
-    match = min(found, key=lambda m: (m.start(), -m.end()))
-    return Slot(match.start(), match.end(), _head_after(body, match.end()) if match.re is _ZH_DEMONSTRATIVE else "")
+def _chinese_slot(body: str) -> Slot | None:
+    words = tokenise(body)
+    found = [(match.start(), match.end(), "") for pattern in (_ZH_PRONOUN, _ZH_BARE) if (match := pattern.search(body))]
+    for match in _ZH_DEMONSTRATIVE.finditer(body):
+        says_itself = _follows_noun(match.start(), words) and (match.group().endswith("些") or _starts_phrase(match.end(), words))
+        if _ends_classifier(body, match.end(), words) and not says_itself:
+            found.append((match.start(), match.end(), _noun_at(match.end(), words)))
+            break
+    for match in _ZH_NOUN.finditer(body):
+        if (noun := _noun_at(match.end(), words)) and not _follows_noun(match.start(), words):
+            found.append((match.start(), match.end(), noun))
+            break
+    return Slot(*min(found, key=lambda slot: (slot[0], -slot[1]))) if found else None
 
 
-def _head_after(body: str, end: int) -> str:
+def _ends_classifier(body: str, end: int, words: Sequence[Token]) -> bool:
+    """Whether the character before ``end`` is a classifier and not the beginning of a noun ("这项目")."""
+    inside = next((word for word in words if word.start < end < word.end), None)
+    return inside is None or body[end - 1] in _PLAIN_CLASSIFIER or inside.end - end > 1
+
+
+def _follows_noun(start: int, words: Sequence[Token]) -> bool:
+    """Whether a noun or name stands right before: "身份证那个项目" says itself which one is meant."""
+    return any(word.end == start and word.tag in "NL" and len(word.text) > 1 for word in words)
+
+
+def _starts_phrase(end: int, words: Sequence[Token]) -> bool:
+    return any(word.start == end and word.tag in "NA" for word in words)
+
+
+def _noun_at(end: int, words: Sequence[Token]) -> str:
     """The noun right behind a demonstrative, "" when a verb or nothing follows."""
-    word = next((token for token in tokenise(body) if token.start >= end), None)
-    return word.text if word is not None and word.start == end and word.tag == "N" else ""
+    return next((word.text for word in words if word.start == end and word.tag == "N"), "")
 
 
-def _english_slot(body: str) -> Slot:
+def _english_slot(body: str) -> Slot | None:
     idle = _IDLE_IT.search(body)
     found = []
     for pattern in (_EN_PRONOUN, _EN_DEMONSTRATIVE, _EN_BARE):
-        match = next((m for m in pattern.finditer(body) if not (idle and idle.start() == m.start())), None)
+        match = next((m for m in pattern.finditer(body) if not (idle and idle.start() == m.start()) and not _joins_clauses(body, m)), None)
         if match:
             found.append(match)
     if not found:
-        return _front_slot(body)
+        return None
     match = min(found, key=lambda m: (m.start(), -m.end()))
     noun = match.re is _EN_DEMONSTRATIVE
     return Slot(match.start(), match.end(), head=body[match.end() :].split()[0] if noun else "", possessive=match.group().lower() in ("its", "their"))
+
+
+def _joins_clauses(body: str, match: re.Match[str]) -> bool:
+    """Whether a "that" is a conjunction or a relative pronoun."""
+    return match.group().lower() == "that" and body[match.end() : match.end() + 1] == " " and not _EN_BEFORE_THAT.search(body[: match.start()])
 
 
 def _front_slot(body: str) -> Slot:
