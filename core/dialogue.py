@@ -16,8 +16,8 @@ from pathlib import Path
 import structlog
 
 from core.errors import BackendError, InputError
-from core.grounding import refusal, squeeze
-from core.messages import Question, Resolution
+from core.grounding import refusal
+from core.messages import Question, RefusalReason, Resolution
 from core.ports import LanguageModel, Resolver
 from core.resolver_prompts import DIALOGUE_PROMPTS, rewrite_prompt
 
@@ -87,10 +87,10 @@ class DialogueResolver:
             log.warning("dialogue_writer_failed", backend=error.backend, problem=error.problem, effect="the ranker decides")
             return await self._group.resolve(question)
         candidate = generation.text.strip()
-        if squeeze(candidate) in ("", squeeze(question.text)):
-            return await self._group.resolve(question)
         confidence = self._calibration(generation.logprobs)
         reason, found = refusal(question, candidate, confidence, self._threshold)
+        if reason in (RefusalReason.NO_CANDIDATE, RefusalReason.UNCHANGED):
+            return await self._group.resolve(question)
         return Resolution(
             candidate=candidate,
             rewrite=candidate if reason is None else None,

@@ -1,23 +1,25 @@
 """The acceptance rule: what a rewrite must satisfy before anybody sees it.
 
-A rewrite is accepted only if it (1) differs from the question, (2) adds only words that stand in the conversation or the glossary, (3) keeps the
-question's words, save for the referring expressions
-that it replaces, and (4) is sure enough. The first three are decided here from the texts alone; the confidence of (4) comes from whoever made the
-rewrite. Texts are compared after NFKC and case
-folding: Latin text by word, Chinese by character.
+A rewrite is accepted only if it (1) adds something that names, (2) adds only words that stand in the conversation or the glossary, (3) keeps the question's words
+in their order, save for the referring expressions that it replaces, and says no where the question says no, and (4) is sure enough. The first three are decided
+here from the texts alone; the confidence of (4) comes from whoever made the rewrite. Texts are compared after NFKC and case folding: Chinese by character, other
+scripts by word.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import pairwise
 
 from core.messages import Question, RefusalReason
 
-_TOKEN = re.compile(r"[a-z0-9](?:[a-z0-9_.+#/@:*-]*[a-z0-9_+#*])?|[\u3400-\u9fff]")
+_LATIN = r"a-z0-9\u00e0-\u00f6\u00f8-\u024f"
+_TOKEN = re.compile(rf"[{_LATIN}](?:[{_LATIN}_.+#/@:*-]*[{_LATIN}_+#*])?|[\u3400-\u9fff]|[^\W\d_{_LATIN}\u3400-\u9fff]+")
 _HAN = re.compile(r"[\u3400-\u9fff]")
 
 # What a rewrite may drop or add freely: it refers or connects but names nothing.
@@ -31,17 +33,29 @@ _FREE_WORDS = frozenset([
     "you", "your", "about", "into", "like", "using", "same", "other",
 ])
 # fmt: on
+# Free to add, but not to lose: without it the question is another one.
+_KEPT_HAN = frozenset("上中下里前后")
 # A demonstrative noun phrase ("这个插件", "that card") is replaced as a whole, head included.
-_REFERRING_NP = re.compile(
-    r"前者|后者|(?:这|那|该|前面|后面|上面|刚才|之前|你们?说)[\u3400-\u9fff]{0,6}"
-    r"|(?<![a-z0-9])(?:this|that|these|those|the)(?:\s+[a-z0-9-]+){0,2}"
+_REFERRING_NP = re.compile(r"(?<![a-z0-9])(?:this|that|these|those|the)(?:\s+[a-z0-9-]+){0,2}")
+_REFERRING_HAN = re.compile(
+    r"前者|后者|另外?[一两]?个|(?:(?:你们?|您)?(?:前面|后面|上面|刚才|刚刚|刚|之前)?(?:说|发|提|讲|报|贴|给|推荐|用|换|装|买)的|你们?|您|前面|上面)?"
+    r"(?:这|那|该)[一两俩仨几二三]?[个些款种块台套条张件家只份本门批把组项版部]?(?:东西|情况|办法|问题|事情?)?|前面|后面|上面|刚才|之前|你们?说"
 )
+_NO_HAN = re.compile(r"[不没无别未非莫勿]")
+# Words and forms in which these characters do not negate: "识别", "能不能", "支持不？".
+_NO_NEGATION = re.compile(
+    r"(?:特|识|区|级|类|分|差|性|鉴|个)别|别(?:的|人|家|处)|非常|无(?:线|论|人机)|不(?:过|错|同|仅|断|但|管|锈钢)|未来|差不多|对不起|不好意思|([\u3400-\u9fff])[不没]\1|有没有"
+    r"|[不没](?=[啊呀呢吗]?(?:[\s，。,.？?！!~)）]|$))"
+)
+_NO_WORDS = frozenset(["not", "no", "never", "without", "cannot", "nor", "none"])
+_NO_LATIN = re.compile(rf"(?<![\w-])(?:{'|'.join(sorted(_NO_WORDS))})(?![\w-])|n['’]t\b")
 _QUOTE = re.compile(r"^「.*?」\s*(?:(?:- ?)+)?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Grounding:
-    """What a rewrite changed for the worse: words that stand nowhere in the conversation, and words of the question that it lost."""
+    """What a rewrite changed for the worse: words that stand nowhere in the conversation, and words of the question that it lost or moved. A negation that is added counts as
+    invented, one that is dropped as lost."""
 
     invented: tuple[str, ...]
     lost: tuple[str, ...]
@@ -71,16 +85,18 @@ def check(question: str, rewrite: str, allowed: Iterable[str]) -> Grounding:
     """Compare ``rewrite`` with ``question``; ``allowed`` are the texts that words may come from."""
     before, after = tokens(question), tokens(rewrite)
     haystack = "\n".join(normalise(text) for text in allowed)
-    kept_words = set(after)
     invented: list[str] = []
-    lost: list[str] = []
+    quoted = Counter[str]()
+    for tag, _, _, j1, j2 in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if tag != "equal":
+            invented.extend(_invented(after[j1:j2], haystack))
+            quoted.update(_quoted_negations(after[j1:j2], haystack))
+    denied, denies = _negations(question), _negations(rewrite)
+    invented.extend(word for word in denies - denied - quoted if word.isascii())  # Chinese ones: see _uncovered
     droppable = _droppable(question)
-    for tag, i1, i2, j1, j2 in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
-        if tag == "equal":
-            continue
-        lost.extend(token for token in before[i1:i2] if token not in kept_words and token not in droppable and not is_free(token))
-        invented.extend(_invented(after[j1:j2], haystack))
-    return Grounding(tuple(dict.fromkeys(invented)), tuple(dict.fromkeys(lost)))
+    wanted = [token for token in before if token not in droppable and (token in _KEPT_HAN or not is_free(token))]
+    lost = [token for token in wanted if token not in set(after)] or _moved(wanted, after)
+    return Grounding(tuple(dict.fromkeys(invented)), tuple(dict.fromkeys([*lost, *(denied - denies)])))
 
 
 def refusal(question: Question, candidate: str | None, confidence: float, min_confidence: float) -> tuple[RefusalReason | None, Grounding]:
@@ -88,7 +104,7 @@ def refusal(question: Question, candidate: str | None, confidence: float, min_co
     nothing = Grounding((), ())
     if candidate is None or not candidate.strip():
         return RefusalReason.NO_CANDIDATE, nothing
-    if squeeze(candidate) == squeeze(question.text):
+    if not any(not is_free(token) for token in Counter(tokens(candidate)) - Counter(tokens(question.text))):
         return RefusalReason.UNCHANGED, nothing
     found = check(question.text, candidate, sources(question))
     if found.invented:
@@ -105,12 +121,41 @@ def is_free(token: str) -> bool:
 
 def _droppable(question: str) -> frozenset[str]:
     """Tokens of the referring expressions and of a leading quotation: a rewrite may leave them out."""
+    from core.antecedents import tokenise  # it reads its lines with this module
+
     text = normalise(question)
     spans = [match.group() for match in _REFERRING_NP.finditer(text)]
+    words = tokenise(text)
+    for match in _REFERRING_HAN.finditer(text):
+        end = match.end()
+        for word in words:
+            if word.start <= end and word.end > end and (word.tag in "NAMU" or word.start < end):
+                end = word.end
+        spans.append(text[match.start() : end])
     quote = _QUOTE.match(text)
     if quote:
         spans.append(quote.group())
     return frozenset(token for span in spans for token in _TOKEN.findall(span))
+
+
+def _moved(wanted: Sequence[str], after: Sequence[str]) -> list[str]:
+    """The first of ``wanted`` that does not stand in ``after`` behind those before it; else nothing."""
+    rest = iter(after)
+    return next(([token] for token in wanted if token not in rest), [])
+
+
+def _negations(text: str) -> Counter[str]:
+    """How often each negation stands in ``text``; "isn't" counts as "not"."""
+    plain = _NO_NEGATION.sub("~", normalise(text))
+    return Counter([*_NO_HAN.findall(plain), *("not" if word.endswith("t") and word != "without" else word for word in _NO_LATIN.findall(plain))])
+
+
+def _quoted_negations(added: Sequence[str], haystack: str) -> Iterator[str]:
+    """Latin negations among ``added`` that stand in the conversation beside the word beside them: parts of a name or of what somebody said ("lora without regret")."""
+    for left, right in pairwise(added):
+        for word in {left, right} & _NO_WORDS:
+            if re.search(rf"(?<![{_LATIN}]){re.escape(left)}\s+{re.escape(right)}(?![{_LATIN}])", haystack):
+                yield word
 
 
 def _invented(added: Sequence[str], haystack: str) -> list[str]:
@@ -123,9 +168,14 @@ def _invented(added: Sequence[str], haystack: str) -> list[str]:
             continue
         missing.extend(_uncovered(run, haystack))
         run = ""
-        if token and token not in _FREE_WORDS and not re.search(rf"(?<![a-z0-9]){re.escape(token)}(?![a-z0-9])", haystack):
+        if token and token not in _FREE_WORDS and not _stands_in(token, haystack):
             missing.append(token)
     return missing
+
+
+def _stands_in(token: str, haystack: str) -> bool:
+    """Whether a word stands in the text as one, not as a part of a longer word or number ("3.1" in "3.1.4", "c" in "c++")."""
+    return re.search(rf"(?<![{_LATIN}])(?<!\d\.){re.escape(token)}(?![{_LATIN}+#]|\.\d)", haystack) is not None
 
 
 def _uncovered(run: str, haystack: str) -> list[str]:
@@ -136,7 +186,7 @@ def _uncovered(run: str, haystack: str) -> list[str]:
         while end > start + 1 and run[start:end] not in haystack:
             end -= 1
         piece = run[start:end]
-        if end == start + 1 and piece not in _FREE_HAN and (len(run) > 1 or piece not in haystack):
+        if end == start + 1 and piece not in _FREE_HAN and (len(run) > 1 or piece not in haystack or _NO_HAN.fullmatch(piece)):
             missing.append(piece)
         start = end
     return missing

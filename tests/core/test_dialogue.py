@@ -112,7 +112,7 @@ async def test_the_prompt_holds_who_speaks_as_letters_and_each_message_on_one_li
     assert writer.prompts[0].text == "Q: 你看过流浪地球吗\nA: 看过的，挺好看\nQ: 是谁 演的\n=>"
 
 
-@pytest.mark.parametrize("writer", [Writer("是谁演的"), Writer(""), Writer("", fails=True)])
+@pytest.mark.parametrize("writer", [Writer("是谁演的"), Writer("那是谁演的？"), Writer(""), Writer("", fails=True)])
 async def test_a_writer_that_changes_nothing_or_fails_leaves_the_question_to_the_group(writer: Writer) -> None:
     assert (await DialogueResolver(Group(), writer, CALIBRATION).resolve(ASKED)).model == "group"
 

@@ -68,5 +68,62 @@ def test_acceptance_names_its_reason(candidate: str | None, confidence: float, r
     assert refusal(question("它支持竖排吗"), candidate, confidence, 0.5)[0] is reason
 
 
+def said(*lines: str) -> tuple[ContextLine, ...]:
+    return tuple(ContextLine("老周", line) for line in lines)
+
+
+def judged(text: str, candidate: str, *lines: str) -> RefusalReason | None:
+    asked = Question("q", ConversationKey("test", "g"), "阿楠", text, datetime(2026, 3, 2, tzinfo=UTC), said(*lines))
+    return refusal(asked, candidate, 0.9, 0.5)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "candidate", "line", "reason"),
+    [
+        ("这不支持中文吗", "RapidOCR 支持中文吗", "RapidOCR 好用", RefusalReason.LOST_WORDS),
+        ("does this not work on mac?", "does docker work on mac?", "docker", RefusalReason.LOST_WORDS),
+        ("它能用吗", "docker 不能用吗", "docker 不错", RefusalReason.INVENTED),
+        ("can it run?", "can't docker run?", "docker is great, don't worry", RefusalReason.INVENTED),
+        ("这不支持中文吗", "RapidOCR不支持中文吗", "RapidOCR", None),
+        ("它多少钱", "不锈钢表圈多少钱", "不锈钢表圈缺货", None),
+        ("那个特别版插件要钱吗", "RapidOCR要钱吗", "RapidOCR", None),
+        ("does it train", "does lora without regret train", "read lora without regret", None),
+    ],
+)
+def test_a_no_is_neither_dropped_nor_added(text: str, candidate: str, line: str, reason: RefusalReason | None) -> None:
+    assert judged(text, candidate, line) is reason
+
+
+@pytest.mark.parametrize("candidate", ["它支持吗？", "这个支持吗。", "它 也 支持吗"])
+def test_a_rewrite_that_names_nothing_new_resolves_nothing(candidate: str) -> None:
+    assert judged("它支持吗", candidate, "RapidOCR") is RefusalReason.UNCHANGED
+
+
+@pytest.mark.parametrize(
+    ("candidate", "line"),
+    [
+        ("YOLO 2.0支持吗", "YOLO 1.2.0 出了"),
+        ("python 3.1支持吗", "python 3.1.4 和 python 3.10"),
+        ("C支持吗", "C++ 的版本"),
+        ("ロボット支持吗", "机器人"),
+        ("Москва支持吗", "机器人"),
+    ],
+)
+def test_a_part_of_a_number_or_name_and_another_script_are_invented(candidate: str, line: str) -> None:
+    assert judged("它支持吗", candidate, line) is RefusalReason.INVENTED
+
+
+def test_other_scripts_may_be_quoted() -> None:
+    assert judged("它支持吗", "ロボット支持吗", "买了ロボット") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "candidate"),
+    [("它上线了吗", "豆解下线了吗"), ("升级前它能用吗", "升级后豆解能用吗"), ("从 mysql 迁到 pg 它行吗", "从 pg 迁到 mysql 豆解行吗"), ("这个支持竖排的文字吗", "豆解支持吗")],
+)
+def test_words_of_the_question_keep_their_places(text: str, candidate: str) -> None:
+    assert judged(text, candidate, "豆解") is RefusalReason.LOST_WORDS
+
+
 def test_the_glossary_of_the_group_counts_as_said() -> None:
     assert refusal(question("它支持竖排吗", glossary=("PaddleOCR",)), "PaddleOCR支持竖排吗", 0.9, 0.5)[0] is None
