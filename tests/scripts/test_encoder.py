@@ -53,6 +53,9 @@ def test_a_head_is_fitted_on_a_fine_tuned_encoder_and_names_it(tmp_path: Path) -
     command = [sys.executable, "-m", "scripts.train", str(data), "--head", "--encoder", str(encoder), "--validation", "0.3", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
+    figures = json.loads((tmp_path / "out" / "head_metrics.json").read_text(encoding="utf-8"))
+    assert figures["cascade_crossed"]["auc"] > 0.7
+    assert figures["cascade_crossed"] != figures["cascade"]
     assert HeadWeights.load(tmp_path / "out" / "head.npz").encoder == file_version(tmp_path / "out" / "encoder.npz") == file_version(encoder)
 
 
