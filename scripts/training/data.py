@@ -121,7 +121,9 @@ def _window_question(window: dict[str, Any], index: int, stem: str) -> Sample:
     indices = list(question["indices"])
     asked = datetime.fromisoformat(messages[max(indices)]["at"])
     lines = tuple(
-        ContextLine(m["sender"], _text(m["text"], "text"), str(i), (asked - datetime.fromisoformat(m["at"])).total_seconds()) for i, m in enumerate(messages[: max(indices)]) if i not in indices
+        ContextLine(m["sender"], _text(m["text"], "text"), str(i), (asked - datetime.fromisoformat(m["at"])).total_seconds())
+        for i, m in enumerate(messages[: max(indices)])
+        if i not in indices
     )
     text = join_texts([_text(messages[i]["text"], "text") for i in indices])
     identity = str(window["id"])

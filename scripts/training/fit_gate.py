@@ -87,8 +87,8 @@ def fit_gate(
 
 
 def split(samples: Sequence[Sample], settings: FitSettings) -> tuple[list[Sample], list[Sample]]:
-    """Labelled samples of the training and of the validation part, which are those of the adapter's run. Files of rewriting pairs alone give contrast samples, made within each part,
-    as there."""
+    """Labelled samples of the training and of the validation part, which are those of the adapter's run. Files of rewriting pairs alone give contrast samples, made within each
+    part, as there."""
     parts: tuple[list[Sample], list[Sample]] = ([], [])
     halves = split_samples(samples, settings.validation)
     for source in dict.fromkeys(s.source for s in samples):
