@@ -125,7 +125,11 @@ def _train(data: list[Path], base: str, out: Path, settings: Any, init_adapter: 
                 values = {"loss": state.loss, "learning_rate": state.learning_rate, "tokens_per_second": state.tokens_per_second}
                 trackers.log(state.step, values if state.validation_loss is None else values | {"validation_loss": state.validation_loss})
 
-            outcome = train(data, base, out, settings, on_progress, init_adapter)
+            try:
+                outcome = train(data, base, out, settings, on_progress, init_adapter)
+            except DoujieError:
+                bar.update(running, visible=False)  # the error is the one line that is left
+                raise
     finally:
         trackers.close()
     typer.echo(json.dumps({key: outcome.metrics[key] for key in ("steps", "seconds", "training_loss", "validation_loss", "gate", "gguf") if key in outcome.metrics}))

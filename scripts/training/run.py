@@ -47,10 +47,10 @@ class Examples:
         if not training:
             raise InputError("training data", f"all {len(samples)} samples are kept for validation", "Give more data, or --validation 0.")
         self._tasks = self._make_tasks(training)
-        self._epochs: dict[int, list[TokenExample]] = {}
         validation = [e for task in self._make_tasks(held) for e in task.epoch(0)]
         random.Random(settings.loop.seed).shuffle(validation)
         first, short = self._all(0), self._short(validation)
+        self._epochs = {0: self._short(first)}
         self.first_epoch = len(self.epoch(0))
         self.too_long = len(first) - self.first_epoch + len(validation) - len(short)
         self.validation = short[:MEASURED]
