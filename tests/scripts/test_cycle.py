@@ -168,7 +168,7 @@ def test_what_is_no_better_does_not_serve(copy: Turn) -> None:
 
 
 def test_where_fresh_labels_are_too_few_the_language_model_is_calibrated_alone(copy: Turn) -> None:
-    few, enough = write(copy.folder / "few.jsonl", *labelled(0, 12)), write(copy.folder / "enough.jsonl", *labelled(0, 120))
+    few, enough = write(copy.folder / "few.jsonl", *labelled(0, 12)), write(copy.folder / "enough.jsonl", *labelled(0, 240))
     more = write(copy.folder / "more.jsonl", *labelled(2000, 160))
     served = copy.folder / "tiny.gguf", Registry(copy.folder / "models").open(1).adapter, SHIPPED / "gate" / HEAD
     with structlog.testing.capture_logs() as said:
