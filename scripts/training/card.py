@@ -17,7 +17,7 @@ _PURPOSES = {
 
 def write_card(out: Path, settings: TrainSettings, metrics: dict[str, Any]) -> None:
     """Write ``out/README.md`` from what the run recorded."""
-    (out / "README.md").write_text("\n".join([*_head(settings, metrics), *_data(metrics), *_settings(settings), *_figures(metrics), *_limits(settings)]) + "\n", encoding="utf-8")
+    (out / "README.md").write_text("\n".join([*_head(settings, metrics), *_data(metrics), *_settings(metrics), *_figures(metrics), *_limits(settings)]) + "\n", encoding="utf-8")
 
 
 def _head(settings: TrainSettings, metrics: dict[str, Any]) -> list[str]:
@@ -45,8 +45,8 @@ def _data(metrics: dict[str, Any]) -> list[str]:
     return ["## Data", "", "| file | SHA-256 (first 16) |", "|---|---|", *rows, "", counted, ""]
 
 
-def _settings(settings: TrainSettings) -> list[str]:
-    shown = settings.shown()
+def _settings(metrics: dict[str, Any]) -> list[str]:
+    shown = dict(metrics["settings"])
     loop = shown.pop("loop")
     return ["## Settings", "", "| setting | value |", "|---|---|", *[f"| {key} | {value} |" for key, value in {**shown, **loop}.items()], ""]
 
@@ -56,9 +56,9 @@ def _figures(metrics: dict[str, Any]) -> list[str]:
     rows = [f"| training loss, first and last 10 steps | {_shown(loss['first'])} | {_shown(loss['last'])} |"]
     if validation:
         rows.append(f"| validation loss ({metrics['validation_examples']} examples) | {_shown(validation['before'])} | {_shown(validation['after'])} |")
-    gate = metrics.get("gate")
-    shown = ", ".join(f"{name} {value}" for name, value in (gate or {}).items())
-    after = [f"Gate on the validation split, margin 0, before calibration: {shown}.", ""] if gate else []
+    gate, gate_before = metrics.get("gate") or {}, metrics.get("gate_before") or {}
+    rows += [f"| gate: {name} | {_shown(gate_before.get(name))} | {_shown(value)} |" for name, value in gate.items()]
+    after = ["The gate's figures are of the validation split at margin 0, before calibration.", ""] if gate else []
     trained = f"{metrics['steps']} steps, {metrics['tokens']} tokens, {metrics['seconds']} s; kept: step {metrics['best_step']}."
     return ["## Figures", "", "| | before | after |", "|---|---|---|", *rows, "", *after, trained, ""]
 

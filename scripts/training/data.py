@@ -89,7 +89,7 @@ def _records(path: Path) -> list[tuple[int, Any]]:
         if text.lstrip().startswith("["):
             return list(enumerate(json.loads(text), 1))
         number, found = 0, []
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):  # no splitlines: U+2028 may stand inside a string of JSON
             if line.strip():
                 found.append((number, json.loads(line)))
         return found
@@ -121,22 +121,26 @@ def _window_question(window: dict[str, Any], index: int, stem: str) -> Sample:
     indices = list(question["indices"])
     asked = datetime.fromisoformat(messages[max(indices)]["at"])
     lines = tuple(
-        ContextLine(m["sender"], m["text"], str(i), (asked - datetime.fromisoformat(m["at"])).total_seconds()) for i, m in enumerate(messages[: max(indices)]) if i not in indices
+        ContextLine(m["sender"], _text(m["text"], "text"), str(i), (asked - datetime.fromisoformat(m["at"])).total_seconds())
+        for i, m in enumerate(messages[: max(indices)])
+        if i not in indices
     )
-    text = join_texts([messages[i]["text"] for i in indices])
+    text = join_texts([_text(messages[i]["text"], "text") for i in indices])
     identity = str(window["id"])
     return Sample(f"{identity}-q{index}", text, messages[indices[-1]]["sender"], lines, _label(question["label"]), question.get("gold"), identity.split("-")[0], stem)
 
 
 def _single(record: dict[str, Any], stem: str, number: int) -> Sample:
-    label = record.get("label")
-    if label is None and "probability" not in record and record.get("needs_resolution") is not None:
-        label = "yes" if record["needs_resolution"] else "no"  # an exported line's verdict is a model's, not a label
-    lines = tuple(ContextLine(str(m["sender"]), str(m["text"])) for m in record.get("context") or [])
-    rewrite = record.get("rewrite") if "probability" not in record or label == "yes" else None
+    label, needs, exported = record.get("label"), record.get("needs_resolution"), "probability" in record
+    if not isinstance(needs, bool | None):
+        raise ValueError(f"needs_resolution {str(needs)[:40]!r} is neither true, false nor null")
+    if label is None and needs is not None and not exported:
+        label = "yes" if needs else "no"
+    lines = tuple(ContextLine(str(m["sender"]), _text(m["text"], "text")) for m in record.get("context") or [])
+    rewrite = None if exported else record.get("rewrite")  # there it is the bot's own guess
     return Sample(
         str(record.get("id", f"{stem}-{number}")),
-        str(record["question"]),
+        _text(record["question"], "question"),
         str(record.get("sender") or ""),
         lines,
         _label(label) if label is not None else "",
@@ -145,6 +149,12 @@ def _single(record: dict[str, Any], stem: str, number: int) -> Sample:
         stem,
         distractor=bool(record.get("context_is_distractor")),
     )
+
+
+def _text(value: object, field: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{field} {str(value)[:40]!r} is no string")
+    return value
 
 
 def _label(value: object) -> str:
@@ -177,6 +187,6 @@ def is_all_positive(samples: Sequence[Sample]) -> bool:
 
 
 def fold_of(sample: Sample, folds: int) -> int:
-    """Fold of a sample: authors of windows stay together, other files are split by question text, so that equal questions never stand on both sides."""
-    key = sample.group if sample.group != sample.source else f"{sample.source} {' '.join(sample.question.split())}"
+    """Fold of a sample: authors of windows stay together, other files are split by question text (alpaca: by prompt), so that equal questions never stand on both sides."""
+    key = sample.group if sample.group != sample.source else f"{sample.source} {' '.join((sample.question or sample.prompt).split())}"
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % folds

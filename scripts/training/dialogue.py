@@ -34,8 +34,7 @@ from scripts.evaluation.metrics import is_chinese, same_text
 from scripts.training.data import Sample, data_hash, load_samples
 from scripts.training.ranker import choose_threshold
 from scripts.training.rewrite_task import question_of
-from scripts.training.run import held_out
-from scripts.training.settings import TrainSettings
+from scripts.training.splits import split_samples
 
 _FOLDS = 5
 
@@ -59,11 +58,10 @@ def says_the_same(gold: str, written: str) -> bool:
 
 def kept_aside(samples: Sequence[Sample], validation: float, most: int, seed: int) -> list[tuple[Question, str]]:
     """At most ``most`` (question of a short dialogue, gold) that a training with this share of validation did not see."""
-    held = held_out(samples, TrainSettings(validation=validation))
     found = {}
-    for sample, out in zip(samples, held, strict=True):
+    for sample in split_samples(samples, validation)[1]:
         question = question_of(sample)
-        if out and sample.rewrite and is_dialogue(question):
+        if sample.rewrite and is_dialogue(question):
             found[sample.id] = question, sample.rewrite  # a file that training was given twice counts once
     return random.Random(seed).sample(list(found.values()), min(most, len(found)))
 

@@ -16,8 +16,9 @@ from core.encoder import Floats, TokenEncoder, file_version
 from core.errors import InputError
 from core.head import GateCalibration
 from core.prompts import GATE_PROMPTS, gate_prompt_of
-from scripts.training.data import Sample, contrast, data_hash, fold_of, is_all_positive, load_samples
+from scripts.training.data import Sample, contrast, data_hash, is_all_positive, load_samples
 from scripts.training.head import HeadSettings, Judged, best_threshold, binary_metrics, features, fit_calibration, fit_head, head_logits, out_of_fold, sample_weights, weighted_f1
+from scripts.training.splits import folds_of, split_samples
 
 Progressed = Callable[[str, int, int], None]
 
@@ -63,7 +64,7 @@ def fit_gate(
         head = replace(head, encoder=file_version(settings.encoder))
         if settings.encoder.resolve() != (out / settings.encoder.name).resolve():
             shutil.copyfile(settings.encoder, out / "encoder.npz")
-    folds = np.array([fold_of(s, 7) for s in training])
+    folds = np.array(folds_of(training, 7))
     oof = out_of_fold(raw.rows(inside), labels[inside], weights, folds, head_settings)
     lm = lm_logits(calibrating, gguf, adapter, settings.prompt, lambda done, total: on_progress("language model", done, total))
     names = list(dict.fromkeys(s.source for s in calibrating))
@@ -86,17 +87,16 @@ def fit_gate(
 
 
 def split(samples: Sequence[Sample], settings: FitSettings) -> tuple[list[Sample], list[Sample]]:
-    """Labelled samples of the training and of the validation part. Files of rewriting pairs alone give contrast samples, made within each part, as the adapter's run does."""
-    folds = max(2, round(1 / settings.validation)) if settings.validation > 0 else 1
+    """Labelled samples of the training and of the validation part, which are those of the adapter's run. Files of rewriting pairs alone give contrast samples, made within each
+    part, as there."""
     parts: tuple[list[Sample], list[Sample]] = ([], [])
+    halves = split_samples(samples, settings.validation)
     for source in dict.fromkeys(s.source for s in samples):
-        labelled = [s for s in samples if s.source == source and s.label and not s.prompt]
-        positive = is_all_positive(labelled)
-        for part, wanted in zip(parts, (False, True), strict=True):
-            group = [s for s in labelled if (folds > 1 and fold_of(s, folds) == 0) == wanted]
-            share = settings.validation if wanted else 1 - settings.validation
-            if wanted:  # the question filter stands before the gate: what is no question does not reach it
-                group = [s for s in group if s.label != "not_question"]
+        taught, held = ([s for s in half if s.source == source and s.label and not s.prompt] for half in halves)
+        positive = is_all_positive([*taught, *held])
+        # The question filter stands before the gate: what is no question does not reach it.
+        groups = (taught, [s for s in held if s.label != "not_question"])
+        for part, group, share in zip(parts, groups, (1 - settings.validation, settings.validation), strict=True):
             part += contrast(group, settings.seed)[: round(settings.pairs * share)] if positive else group
     return parts
 

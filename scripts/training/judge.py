@@ -13,6 +13,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,14 +23,17 @@ import typer
 from core.antecedent_judge import JUDGE_VERSION, NO, YES
 from scripts.arguments import need, one_line_errors
 from scripts.training import base as bases
+from scripts.training.checkpoint import Checkpoint
 from scripts.training.data import data_hash, load_samples
+from scripts.training.init_adapter import adapter_hash, with_init_adapter
 from scripts.training.judge_items import ItemMaker, JudgeSettings, branch_margins, listwise_loss
 from scripts.training.judge_margins import first_right, held_out, judged
-from scripts.training.loop import Checkpoint, TokenExample, answer_loss, collate, learning_rate_factor
+from scripts.training.loop import TokenExample, answer_loss, collate, learning_rate_factor
 from scripts.training.machine import prepare_machine
 from scripts.training.ranker import crossed
 from scripts.training.ranker_data import REPLY, Case, read_windows
 from scripts.training.run import Examples, gate_metrics
+from scripts.training.same_run import same_run
 from scripts.training.settings import TrainSettings
 
 #: What the gate learns from where the judge's adapter learns its task too: as scripts.train does it for the shipped gate.
@@ -118,16 +122,21 @@ def main(
     """Train the judge and measure it on the authors that it never saw."""
     windows = read_windows(files)
     need("torch", "transformers", "peft", "gguf", "lightgbm", "sklearn")
-    import torch
-    from peft import LoraConfig, PeftModel, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    from scripts.training import lora_gguf
-
     gguf = Path(base) if base else bases.packaged_gguf()
     if gguf.suffix != ".gguf" or not gguf.is_file():
         raise typer.BadParameter("the judge is measured as it serves, which takes a GGUF file", param_hint="--base")
     settings = JudgeSettings(epochs=epochs, max_steps=max_steps, learning_rate=lr, seed=seed)
+    taught = load_samples(gate) if gate else None
+    # A longer run goes on from a shorter one.
+    facts = {"settings": {name: value for name, value in asdict(settings).items() if name != "max_steps"}, "data": data_hash(files), "base": gguf.name}
+    same_run(out, facts | {"init_adapter": adapter_hash(init_adapter), "held_fold": held, "gate": data_hash(gate) if gate else None})
+
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from scripts.training import lora_gguf
+
     found, scored = crossed(windows, seed)
     prepare_machine(threads)
     torch.manual_seed(seed)
@@ -135,13 +144,11 @@ def main(
     config = bases.base_config(loaded)
     model: Any = AutoModelForCausalLM.from_pretrained(str(loaded.folder), dtype=torch.float32)
     if init_adapter is not None:
-        folder = lora_gguf.as_folder(init_adapter, loaded.folder, out / "initial")
-        bases.check_adapter(folder, loaded, config)
-        model = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+        model = with_init_adapter(model, init_adapter, loaded, config, out / "initial")
     else:
         model = get_peft_model(model, LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules="all-linear", task_type="CAUSAL_LM"))
     answers_to = (loaded.encode(YES)[0], loaded.encode(NO)[0])
-    judging = Examples(load_samples(gate), loaded, GATE) if gate else None
+    judging = Examples(taught, loaded, GATE) if taught else None
     maker = ItemMaker(found, scored.line_scores, scored.scores, loaded, settings)
     figures: dict[str, Any] = run(model, plan(found, held, settings), maker, settings, out, answers_to, judging.epoch(0) if judging else (), loaded.pad)
     if judging:

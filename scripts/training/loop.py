@@ -8,15 +8,15 @@ uninterrupted run gives.
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
+
+from scripts.training.checkpoint import Checkpoint, load_weights, trained_weights
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ class TokenExample:
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
     """Settings of a run. ``max_steps`` 0: as many as ``epochs`` gives. ``patience`` counts evaluations without a better validation loss; 0 switches early stopping off.
-    ``loraplus_ratio`` 0: AdamW."""
+    ``eval_every`` and ``save_every`` in steps; 0: never, apart from the state after the last step. ``loraplus_ratio`` 0: AdamW."""
 
     learning_rate: float = 3e-4
     schedule: str = "cosine"
@@ -80,7 +80,8 @@ class Progress:
 
 @dataclass(slots=True)
 class FitResult:
-    """What a run gave. ``losses`` is the training loss of each step of this process; ``best_step`` is where the kept weights come from."""
+    """What a run gave. ``losses`` is the training loss of each step and ``seconds`` the time of all, those before a kill included as far as the last checkpoint; ``best_step`` is
+    where the kept weights come from."""
 
     steps: int
     tokens: int
@@ -165,70 +166,14 @@ def make_optimizer(model: torch.nn.Module, settings: LoopSettings) -> torch.opti
         from peft.optimizers import create_loraplus_optimizer
 
         return create_loraplus_optimizer(
-            model=model, optimizer_cls=torch.optim.AdamW, lr=settings.learning_rate, loraplus_lr_ratio=settings.loraplus_ratio, weight_decay=settings.weight_decay
+            model=model,
+            optimizer_cls=torch.optim.AdamW,
+            lr=settings.learning_rate,
+            loraplus_lr_ratio=settings.loraplus_ratio,
+            loraplus_weight_decay=settings.weight_decay,
         )
     trained = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-
-
-class Checkpoint:
-    """The newest state of a run in ``folder/checkpoint``: written beside and renamed, so that a kill leaves the old or the new one, never half."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "checkpoint"
-
-    def save(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Trainable weights, optimizer, random state and ``state`` (JSON)."""
-        import torch
-        from safetensors.torch import save_file
-
-        fresh, old = self.path.with_suffix(".new"), self.path.with_suffix(".old")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        save_file(trained_weights(model), fresh / "weights.safetensors")
-        torch.save({"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}, fresh / "optimizer.pt")
-        (fresh / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.path.exists():
-            self.path.replace(old)
-        fresh.replace(self.path)
-        shutil.rmtree(old, ignore_errors=True)
-
-    def load(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-        """Put the newest state into model and optimizer and return its ``state``; None when there is none."""
-        import torch
-        from safetensors.torch import load_file
-
-        old = self.path.with_suffix(".old")
-        if not self.path.exists() and old.exists():  # killed between the two renames
-            old.replace(self.path)
-        if not self.path.exists():
-            return None
-        load_weights(model, load_file(self.path / "weights.safetensors"))
-        saved = torch.load(self.path / "optimizer.pt", weights_only=True)
-        optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["rng"])
-        state: dict[str, Any] = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
-        return state
-
-    def clear(self) -> None:
-        for suffix in ("", ".new", ".old"):
-            shutil.rmtree(self.path.with_suffix(suffix), ignore_errors=True)
-
-
-def trained_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of the weights that are trained, by name."""
-    return {name: p.detach().cpu().clone().contiguous() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Inverse of :func:`trained_weights`."""
-    import torch
-
-    own = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, value in weights.items():
-            own[name].copy_(value)
 
 
 def validation_loss(model: torch.nn.Module, examples: Sequence[TokenExample], pad: int, settings: LoopSettings) -> float:
@@ -255,7 +200,7 @@ def fit(
     validation: Sequence[TokenExample] = (),
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> FitResult:
-    """Train ``model`` in place and leave it with its best weights (the last ones without ``validation``).
+    """Train ``model`` in place and leave it with its best weights (the last ones where nothing was evaluated).
 
     ``epoch_examples(epoch)`` gives the examples of an epoch and must be deterministic. State is kept in ``folder/checkpoint``: a run that finds one continues it.
     """
@@ -298,7 +243,7 @@ class _Run:
 
         torch.manual_seed(self.settings.seed)
         first = self._resume()
-        self._tokens_before = self.result.tokens
+        self._tokens_before, seconds_before = self.result.tokens, self.result.seconds
         self.model.train()
         started = time.monotonic()
         epoch, examples = -1, list[TokenExample]()
@@ -309,11 +254,12 @@ class _Run:
             loss = self._step(step, [[examples[i] for i in indices] for indices in micro])
             self.result.losses.append(loss)
             self.result.steps = step + 1
-            stop = self._after_step(step, loss, time.monotonic() - started, first)
+            seconds = time.monotonic() - started
+            self.result.seconds = seconds_before + seconds
+            stop = self._after_step(step, loss, seconds, first)
             if stop:
                 self.result.stopped_early = True
                 break
-        self.result.seconds = time.monotonic() - started
         self._restore_best()
         return self.result
 
@@ -324,6 +270,7 @@ class _Run:
         self.best, self.bad_evaluations = state["best"] if state["best"] is not None else math.inf, state["bad_evaluations"]
         self.result.best_step, self.result.validation = state["best_step"], [(s, v) for s, v in state["validation"]]
         self.result.tokens, self.result.steps, self.result.stopped_early = state["tokens"], state["step"], state["stopped"]
+        self.result.losses, self.result.seconds = state["losses"], state["seconds"]
         return len(self.plan) if state["stopped"] else int(state["step"])
 
     def _step(self, step: int, micro: list[list[TokenExample]]) -> float:
@@ -350,11 +297,11 @@ class _Run:
         """Evaluate, save and report. True: stop early."""
         settings, done, last = self.settings, step + 1, step + 1 == len(self.plan)
         measured = None
-        if self.validation and (done % settings.eval_every == 0 or last):
+        if self.validation and settings.eval_every and (done % settings.eval_every == 0 or last):
             measured = validation_loss(self.model, self.validation, self.pad, settings)
             self._judge(done, measured)
         stop = bool(settings.patience) and self.bad_evaluations >= settings.patience
-        if done % settings.save_every == 0 or last or stop:
+        if (settings.save_every and done % settings.save_every == 0) or last or stop:
             self._save(done, stop)
         per_step = seconds / (done - first)
         rate = self.optimizer.param_groups[0]["lr"]
@@ -378,6 +325,8 @@ class _Run:
         state = {
             "step": done,
             "tokens": self.result.tokens,
+            "losses": self.result.losses,
+            "seconds": self.result.seconds,
             "best": None if math.isinf(self.best) else self.best,
             "bad_evaluations": self.bad_evaluations,
             "best_step": self.result.best_step,
@@ -390,7 +339,7 @@ class _Run:
         from safetensors.torch import load_file
 
         path = self.folder / "best.safetensors"
-        if self.validation and path.exists():
+        if math.isfinite(self.best) and path.exists():  # a file alone may be another run's
             load_weights(self.model, load_file(path))
         else:
             self.result.best_step = self.result.steps

@@ -29,7 +29,7 @@ def convert(adapter: Path, base: Path, out: Path, dtype: str = "f16") -> int:
     import gguf
     from safetensors.numpy import load_file
 
-    settings, model = _json(adapter / "adapter_config.json"), _json(base / "config.json")
+    settings, model = _json(adapter / "adapter_config.json"), _text_config(base)
     arch = _architecture(model, base)
     if settings.get("use_dora"):
         raise InputError(str(adapter), "a DoRA adapter cannot be written as GGUF", _REMEDY)
@@ -63,7 +63,7 @@ def restore(adapter: Path, base: Path, out: Path) -> None:
     import gguf
     from safetensors.numpy import save_file
 
-    model = _json(base / "config.json")
+    model = _text_config(base)
     arch = _architecture(model, base)
     try:
         reader = gguf.GGUFReader(adapter)
@@ -74,7 +74,7 @@ def restore(adapter: Path, base: Path, out: Path) -> None:
         raise InputError(str(adapter), f"no LoRA adapter for {arch}" if own == arch else f"belongs to the architecture {own}, the base is {arch}", _REMEDY)
     names = gguf.get_tensor_name_map(_gguf_arch(gguf, arch), int(model["num_hidden_layers"]))
     shapes = _matrix_shapes(base)
-    stems = {names.get_name(f"{module}.weight", try_suffixes=(".weight",)): module for module in shapes}
+    stems = {names.get_name(f"{_of_text(module)}.weight", try_suffixes=(".weight",)): module for module in shapes}
     tensors: dict[str, NDArray[Any]] = {}
     for tensor in reader.tensors:
         target, _, side = tensor.name.rpartition(".")
@@ -131,7 +131,7 @@ def _target(name: str, names: Any, adapter: Path) -> tuple[str, str]:
         if name.endswith(end):
             stem = name[: -len(end)]
             inner = stem.removeprefix("base_model.model.")
-            found = names.get_name(f"{inner}.weight", try_suffixes=(".weight",))
+            found = names.get_name(f"{_of_text(inner)}.weight", try_suffixes=(".weight",))
             if found is not None:
                 return str(found), side
     raise InputError(str(adapter), f"tensor {name} has no place in a GGUF adapter", _REMEDY)
@@ -157,6 +157,18 @@ def _unpermuted(tensor: NDArray[Any], name: str, model: dict[str, Any]) -> NDArr
         return tensor
     rows = tensor.shape[0]
     return tensor.reshape(heads, rows // heads // 2, 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
+
+
+def _text_config(base: Path) -> dict[str, Any]:
+    """The config of the base, of a model that also sees images that of its language model."""
+    found = _json(base / "config.json")
+    text: dict[str, Any] = found.get("text_config") or found
+    return {"model_type": found.get("model_type"), **text}
+
+
+def _of_text(module: str) -> str:
+    """Name of a module of the language model as in a model without images."""
+    return module.replace("language_model.", "", 1)
 
 
 def _json(path: Path) -> dict[str, Any]:

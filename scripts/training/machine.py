@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import sys
 
+from core.errors import InputError
+
 #: Parameters of glibc's mallopt(3): bytes of free memory at the top of the heap above which it is returned (-1: never), bytes that the heap grows by at least, most tensors in a
 #: mapping of their own.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
@@ -19,6 +21,17 @@ def prepare_machine(threads: int = 0) -> None:
     if threads:
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
+
+
+def check_device(device: str) -> None:
+    """Raise InputError for a device that torch cannot compute on here."""
+    import torch
+
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's own errors: an unknown name, no driver, no such card
+        why = str(error).splitlines()[0][:120]
+        raise InputError("--device", f"{device!r} cannot be used ({why})", "Use cpu, or cuda on a machine with a GPU that torch sees.") from error
 
 
 def keep_memory() -> bool:

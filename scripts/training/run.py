@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from core.errors import InputError
 from scripts.training import base as bases
 from scripts.training.base import Base
-from scripts.training.data import Sample, data_hash, fold_of, load_samples
+from scripts.training.data import Sample, data_hash, load_samples
 from scripts.training.gate_task import GateTask
+from scripts.training.init_adapter import adapter_hash, adapter_settings, with_init_adapter
 from scripts.training.loop import FitResult, Progress, TokenExample, fit, validation_loss
-from scripts.training.machine import prepare_machine
+from scripts.training.machine import check_device, prepare_machine
 from scripts.training.rewrite_task import RewriteTask
+from scripts.training.same_run import same_run
 from scripts.training.settings import TrainSettings
+from scripts.training.splits import split_samples
 
 if TYPE_CHECKING:
     import torch
@@ -35,20 +38,26 @@ class Outcome:
 
 
 class Examples:
-    """Training and validation examples of a run, tokenised on demand; examples longer than the sequence length are left out and counted."""
+    """Training and validation examples of a run, tokenised on demand. Examples longer than the sequence length are left out; ``too_long`` counts those of the first epoch and of
+    the validation split, ``first_epoch`` the examples of that epoch."""
 
     def __init__(self, samples: Sequence[Sample], base: Base, settings: TrainSettings) -> None:
         self._settings, self._base = settings, base
-        held = held_out(samples, settings)
-        self.training = [s for s, out in zip(samples, held, strict=True) if not out]
-        self._tasks = self._make_tasks(self.training)
-        self._epochs: dict[int, list[TokenExample]] = {}
-        self.too_long = 0
-        validation = [e for task in self._make_tasks([s for s, out in zip(samples, held, strict=True) if out]) for e in task.epoch(0)]
+        training, held = split_samples(samples, settings.validation)
+        if not training:
+            raise InputError("training data", f"all {len(samples)} samples are kept for validation", "Give more data, or --validation 0.")
+        self._tasks = self._make_tasks(training)
+        validation = [e for task in self._make_tasks(held) for e in task.epoch(0)]
         random.Random(settings.loop.seed).shuffle(validation)
-        self.validation = self._short(validation)[:MEASURED]
-        if not self.epoch(0):
+        first, short = self._all(0), self._short(validation)
+        self._epochs = {0: self._short(first)}
+        self.first_epoch = len(self.epoch(0))
+        self.too_long = len(first) - self.first_epoch + len(validation) - len(short)
+        self.validation = short[:MEASURED]
+        if not first:
             raise InputError("training data", f"nothing in it serves the task {settings.task}", "The gate needs labels, rewriting needs gold rewrites.")
+        if not self.first_epoch:
+            raise InputError("--sequence", f"all {len(first)} examples are longer than {settings.sequence} tokens", "Give a larger number.")
 
     def _make_tasks(self, samples: Sequence[Sample]) -> list[Any]:
         settings, base = self._settings, self._base
@@ -62,79 +71,62 @@ class Examples:
 
     def epoch(self, number: int) -> list[TokenExample]:
         if number not in self._epochs:
-            self._epochs = {number: self._short([e for task in self._tasks for e in task.epoch(number)])}
+            self._epochs = {number: self._short(self._all(number))}
         return self._epochs[number]
 
+    def _all(self, number: int) -> list[TokenExample]:
+        return [e for task in self._tasks for e in task.epoch(number)]
+
     def _short(self, examples: list[TokenExample]) -> list[TokenExample]:
-        kept = [e for e in examples if len(e) <= self._settings.sequence]
-        self.too_long += len(examples) - len(kept)
-        return kept
+        return [e for e in examples if len(e) <= self._settings.sequence]
 
 
 class _AsWritten:
-    """Alpaca records: their instruction and input are the prompt, their output the answer."""
+    """Alpaca records: their instruction and input are the prompt, their output the answer, which ends with the tokenizer's end-of-text token as in axolotl."""
 
     def __init__(self, samples: Sequence[Sample], base: Base) -> None:
         self._samples, self._base = [s for s in samples if s.prompt], base
 
     def epoch(self, number: int) -> list[TokenExample]:
-        return [TokenExample(self._base.start + self._base.encode(s.prompt), self._base.encode(s.answer)) for s in self._samples]
-
-
-def held_out(samples: Sequence[Sample], settings: TrainSettings) -> list[bool]:
-    """Which samples form the validation split: about the asked share, authors and equal questions together."""
-    if settings.validation <= 0:
-        return [False] * len(samples)
-    folds = max(2, round(1 / settings.validation))
-    numbers = [fold_of(sample, folds) for sample in samples]
-    held = min(numbers, default=0)  # the first fold that is not empty: few authors may leave some empty
-    return [number == held for number in numbers]
+        return [TokenExample(self._base.start + self._base.encode(s.prompt), self._base.encode(s.answer) + self._base.end) for s in self._samples]
 
 
 def train(data: list[Path], base_name: str, out: Path, settings: TrainSettings, on_progress: Callable[[Progress], None], init_adapter: Path | None = None) -> Outcome:
     """Train and write adapter, GGUF adapter, metrics and card into ``out``; continues a run that was killed there. Raises InputError."""
     import torch
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     settings.check()
+    if init_adapter is not None and settings.method == "full":
+        raise InputError("--method full", "trains the whole model, --init-adapter goes on with an adapter", "Use --method lora, or leave --init-adapter out.")
+    check_device(settings.loop.device)
     samples = load_samples(data)
     prepare_machine(settings.threads)
     base = bases.load_base(base_name)
     config = bases.base_config(base)
-    if init_adapter is not None:
-        from scripts.training.lora_gguf import as_folder
-
-        init_adapter = as_folder(init_adapter, base.folder, out / "initial")
-        bases.check_adapter(init_adapter, base, config)
-    _same_run(out, settings, data_hash(data), base)
+    facts = {"settings": settings.shown(), "data": data_hash(data), "base": base.name, "tokenizer": base.tokenizer_hash, "init_adapter": adapter_hash(init_adapter)}
     examples = Examples(samples, base, settings)
+    same_run(out, facts)
     torch.manual_seed(settings.loop.seed)
-    model = AutoModelForCausalLM.from_pretrained(str(base.folder), dtype=getattr(torch, settings.dtype))
+    # Full fine-tuning keeps float32 weights: AdamW's small steps would be rounded away in bfloat16.
+    dtype = torch.bfloat16 if settings.dtype == "bfloat16" and settings.method == "lora" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(str(base.folder), dtype=dtype)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
     if init_adapter is not None:
-        model = PeftModel.from_pretrained(model, str(init_adapter), is_trainable=True)
+        model = with_init_adapter(model, init_adapter, base, config, out / "initial")
+        settings = replace(settings, **adapter_settings(model))
     elif settings.method == "lora":
         model = _with_adapter(model, settings)
     model.to(settings.loop.device)
-    before = validation_loss(model, examples.validation, base.pad, settings.loop) if examples.validation else None
-    loop = replace(settings.loop, autocast=settings.dtype == "float32" and settings.loop.autocast)
+    before = _measured(model, examples.validation, base, settings)
+    loop = replace(settings.loop, autocast=dtype == torch.float32 and (settings.loop.autocast or settings.dtype == "bfloat16"))
     result = fit(model, examples.epoch, loop, out, base.pad, examples.validation, on_progress)
-    metrics = _metrics(model, examples, base, settings, result, before)
+    metrics = _metrics(examples, result, before, _measured(model, examples.validation, base, settings))
     metrics |= {"data": {path.name: data_hash([path]) for path in data}, "data_hash": data_hash(data), "base": base.name, "settings": settings.shown()}
     _write(model, base, config, out, settings, metrics)
     return Outcome(result, metrics, out)
-
-
-def _same_run(out: Path, settings: TrainSettings, data: str, base: Base) -> None:
-    """Refuse to continue a checkpoint that other settings or data made."""
-    out.mkdir(parents=True, exist_ok=True)
-    path, own = out / "settings.json", json.loads(json.dumps({"settings": settings.shown(), "data": data, "tokenizer": base.tokenizer_hash}))
-    if (out / "checkpoint").exists() and path.exists() and json.loads(path.read_text(encoding="utf-8")) != own:
-        raise InputError(str(out), "holds a run with other settings or data", "Give another --out, or delete this folder.")
-    path.write_text(json.dumps(own, indent=1) + "\n", encoding="utf-8")
 
 
 def _with_adapter(model: Any, settings: TrainSettings) -> Any:
@@ -155,22 +147,28 @@ def _with_adapter(model: Any, settings: TrainSettings) -> Any:
         raise InputError("--targets", str(error).splitlines()[0][:160], "Use all-linear, attention, or module names of this base.") from error
 
 
-def _metrics(model: torch.nn.Module, examples: Examples, base: Base, settings: TrainSettings, result: FitResult, before: float | None) -> dict[str, Any]:
-    """Losses before and after, speed, and for gate answers precision, recall, F1 and AUC on the validation split."""
+def _measured(model: torch.nn.Module, validation: Sequence[TokenExample], base: Base, settings: TrainSettings) -> tuple[float, dict[str, float] | None] | None:
+    """(loss, figures of the gate) on the validation split; None without one."""
+    if not validation:
+        return None
+    return validation_loss(model, validation, base.pad, settings.loop), gate_metrics(model, validation, base, settings)
+
+
+def _metrics(examples: Examples, result: FitResult, before: tuple[float, Any] | None, after: tuple[float, Any] | None) -> dict[str, Any]:
+    """Speed and losses; before and after the training the loss on the validation split and, for gate answers, precision, recall, F1 and AUC."""
     found: dict[str, Any] = {
         "steps": result.steps,
         "best_step": result.best_step,
         "stopped_early": result.stopped_early,
         "seconds": round(result.seconds, 1),
         "tokens": result.tokens,
-        "examples": len(examples.epoch(0)),
+        "examples": examples.first_epoch,
         "too_long": examples.too_long,
         "validation_examples": len(examples.validation),
         "training_loss": {"first": _mean(result.losses[:10]), "last": _mean(result.losses[-10:])},
     }
-    if examples.validation:
-        found["validation_loss"] = {"before": before, "after": validation_loss(model, examples.validation, base.pad, settings.loop)}
-        found["gate"] = gate_metrics(model, examples.validation, base, settings)
+    if before is not None and after is not None:
+        found |= {"validation_loss": {"before": before[0], "after": after[0]}, "gate_before": before[1], "gate": after[1]}
     return found
 
 
@@ -203,8 +201,20 @@ def _mean(values: Sequence[float]) -> float | None:
     return round(sum(values) / len(values), 4) if values else None
 
 
-def _write(model: Any, base: Base, config: dict[str, Any], out: Path, settings: TrainSettings, metrics: dict[str, Any]) -> None:
+def gguf_adapter(adapter: Path, base: Base, out: Path) -> str:
+    """Write the adapter in folder ``adapter`` to ``out`` as GGUF. Returns the file's name, or why there is none."""
     from scripts.training import lora_gguf
+
+    if not base.folder.is_dir():
+        return f"none: {base.name} is a name on a model hub, and the conversion reads the base's files. Give its folder or a GGUF file as --base."
+    try:
+        lora_gguf.convert(adapter, base.folder, out)
+    except InputError as error:
+        return str(error)
+    return out.name
+
+
+def _write(model: Any, base: Base, config: dict[str, Any], out: Path, settings: TrainSettings, metrics: dict[str, Any]) -> None:
     from scripts.training.card import write_card
 
     adapter = out / "adapter" if settings.method == "lora" else out / "model"
@@ -214,11 +224,7 @@ def _write(model: Any, base: Base, config: dict[str, Any], out: Path, settings: 
     (adapter / bases.IDENTITY).write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
     if settings.method == "full":
         base.tokenizer.save_pretrained(adapter)
-    elif not settings.dora and base.folder.is_dir():
-        try:
-            lora_gguf.convert(adapter, base.folder, out / "adapter.gguf")
-            metrics["gguf"] = "adapter.gguf"
-        except InputError as error:
-            metrics["gguf"] = str(error)
+    else:
+        metrics["gguf"] = gguf_adapter(adapter, base, out / "adapter.gguf")
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, default=str) + "\n", encoding="utf-8")
     write_card(out, settings, metrics)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
@@ -18,8 +17,8 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """All that decides a run, apart from the files. ``targets``: all-linear, attention, or module names; ``dtype``: float32 or bfloat16 weights; ``sequence``: longest example in
-    tokens."""
+    """All that decides a run, apart from the files. ``targets``: all-linear, attention, or module names; ``dtype``: float32 or bfloat16 weights (full fine-tuning: arithmetic);
+    ``sequence``: longest example in tokens."""
 
     task: str = "gate"
     method: str = "lora"
@@ -51,12 +50,23 @@ class TrainSettings:
             (self.rank >= 1, "--rank", self.rank, "Use 1 or more."),
             (0 <= self.dropout < 1, "--dropout", self.dropout, "Use 0 to 1."),
             (0 <= self.validation < 0.9, "--validation", self.validation, "Use a share below 0.9."),
+            (0 <= self.loop.label_smoothing < 1, "--label-smoothing", self.loop.label_smoothing, "Use 0 to 1."),
+            (self.repeat >= 1, "--repeat", self.repeat, "Use 1 or more."),
+            (self.threads >= 0, "--threads", self.threads, "Use 0 (torch's choice) or more."),
+            (self.pair_limit >= 0, "--pair-limit", self.pair_limit, "Use 0 (all) or more."),
+            (self.loop.max_steps >= 0, "--max-steps", self.loop.max_steps, "Use 0 (never) or more."),
+            (self.loop.warmup_steps >= 0, "--warmup", self.loop.warmup_steps, "Use 0 or more."),
+            (self.loop.patience >= 0, "--patience", self.loop.patience, "Use 0 (never) or more."),
+            (self.loop.eval_every >= 0, "--eval-every", self.loop.eval_every, "Use 0 (never) or more."),
+            (self.loop.save_every >= 0, "--save-every", self.loop.save_every, "Use 0 (only at the end) or more."),
+            (self.loop.weight_decay >= 0, "--weight-decay", self.loop.weight_decay, "Use 0 or more."),
+            (self.loop.loraplus_ratio >= 0, "--loraplus-ratio", self.loop.loraplus_ratio, "Use 0 (off) or more."),
             (self.dtype in ("float32", "bfloat16"), "--dtype", self.dtype, "Use float32 or bfloat16."),
             (self.loop.schedule in ("cosine", "linear", "constant"), "--schedule", self.loop.schedule, "Use cosine, linear or constant."),
             (self.loop.learning_rate > 0, "--lr", self.loop.learning_rate, "Use a positive rate."),
             (min(self.loop.batch_size, self.loop.accumulation, self.loop.epochs) >= 1, "--batch, --accumulation, --epochs", "", "Use 1 or more."),
             (self.sequence >= 16, "--sequence", self.sequence, "Use 16 or more."),
-            (not (self.method == "full" and (self.dora or self.rslora)), "--method full", "", "DoRA and rsLoRA need --method lora."),
+            (not (self.method == "full" and (self.dora or self.rslora or self.loop.loraplus_ratio)), "--method full", "", "DoRA, rsLoRA and LoRA+ need --method lora."),
         )
         for fine, flag, value, remedy in rules:
             if not fine:
@@ -99,50 +109,3 @@ def override(settings: TrainSettings, values: dict[str, Any]) -> TrainSettings:
     of_loop = {f.name for f in fields(LoopSettings)}
     loop = replace(settings.loop, **{key: value for key, value in given.items() if key in of_loop})
     return replace(settings, loop=loop, **{key: value for key, value in given.items() if key not in of_loop})
-
-
-def axolotl(settings: TrainSettings, base: str, data: list[Path], out: Path) -> str:
-    """The equal run as an axolotl configuration (YAML); the data must be alpaca JSON, as ``scripts.export --format alpaca`` writes it."""
-    loop = settings.loop
-    targets = settings.modules()
-    lines = [
-        f"base_model: {base}",
-        "load_in_8bit: false",
-        "load_in_4bit: false",
-        "strict: false",
-        "datasets:",
-        *[line for path in data for line in (f"  - path: {path}", "    type: alpaca")],
-        f"val_set_size: {settings.validation}",
-        f"output_dir: {out}",
-        f"sequence_len: {settings.sequence}",
-        "sample_packing: false",
-        "pad_to_sequence_len: false",
-        "train_on_inputs: false",
-        *_axolotl_adapter(settings, targets),
-        f"gradient_accumulation_steps: {loop.accumulation}",
-        f"micro_batch_size: {loop.batch_size}",
-        f"num_epochs: {loop.epochs}",
-        *([f"max_steps: {loop.max_steps}"] if loop.max_steps else []),
-        "optimizer: adamw_torch",
-        f"lr_scheduler: {loop.schedule}",
-        f"learning_rate: {loop.learning_rate}",
-        f"warmup_steps: {loop.warmup_steps}",
-        f"weight_decay: {loop.weight_decay}",
-        f"max_grad_norm: {loop.grad_clip}",
-        *([f"loraplus_lr_ratio: {loop.loraplus_ratio}"] if loop.loraplus_ratio else []),
-        *([f"label_smoothing_factor: {loop.label_smoothing}"] if loop.label_smoothing else []),
-        f"bf16: {'true' if settings.dtype == 'bfloat16' else 'false'}",
-        f"gradient_checkpointing: {'true' if settings.gradient_checkpointing else 'false'}",
-        f"seed: {loop.seed}",
-        f"save_steps: {loop.save_every}",
-        "logging_steps: 1",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _axolotl_adapter(settings: TrainSettings, targets: str | list[str]) -> list[str]:
-    if settings.method == "full":
-        return []
-    chosen = ["lora_target_linear: true"] if targets == "all-linear" else ["lora_target_modules:", *[f"  - {name}" for name in targets]]
-    flags = [f"peft_use_{name}: true" for name, wanted in (("rslora", settings.rslora), ("dora", settings.dora)) if wanted]
-    return ["adapter: lora", f"lora_r: {settings.rank}", f"lora_alpha: {settings.alpha:g}", f"lora_dropout: {settings.dropout}", *chosen, *flags]

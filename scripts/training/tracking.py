@@ -28,12 +28,12 @@ class FolderTracker:
     """One JSON object a step in ``run.jsonl``. A resumed run drops what stands after its first step, so that no step stands twice."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "run.jsonl"
         self._seen = False
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         if not self._seen:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._drop_from(step)
             self._seen = True
         with self._path.open("a", encoding="utf-8") as file:
@@ -93,23 +93,32 @@ class _TensorboardTracker:
 
 
 class Trackers:
-    """All trackers of a run as one. ``folder``: inside that of the run, which it is named after."""
+    """All trackers of a run as one. ``folder``: inside that of the run, which it is named after. Names are checked at once; folder and services are opened with the first step, so
+    that a training that does not begin leaves nothing there. Raises InputError."""
 
     def __init__(self, folder: Path, names: list[str], settings: Mapping[str, Any]) -> None:
         for name in names:
             if name not in TRACKERS:
                 raise InputError("--track", f"{name!r} is no tracker", f"Use {', '.join(TRACKERS)}; the local folder is always written.")
-        self._all: list[Tracker] = [FolderTracker(folder)]
-        for name in names:
-            self._all.append(_TensorboardTracker(folder) if name == "tensorboard" else _RunTracker(name, folder, settings))
+            _imported(name)
+        self._folder, self._names, self._settings = folder, names, settings
+        self._all: list[Tracker] = []
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
+        if not self._all:
+            self._open()
         for tracker in self._all:
             tracker.log(step, values)
 
     def close(self) -> None:
         for tracker in self._all:
             tracker.close()
+
+    def _open(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._all.append(FolderTracker(self._folder))
+        for name in self._names:
+            self._all.append(_TensorboardTracker(self._folder) if name == "tensorboard" else _RunTracker(name, self._folder, self._settings))
 
 
 def _imported(name: str) -> Any:

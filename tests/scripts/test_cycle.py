@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 for module in ("torch", "transformers", "peft", "gguf", "sklearn"):
@@ -20,12 +21,13 @@ for module in ("torch", "transformers", "peft", "gguf", "sklearn"):
 from core.config import Config, load_config  # noqa: E402 - after the skips
 from core.encoder import file_version  # noqa: E402
 from core.errors import InputError  # noqa: E402
-from core.gates.factory import open_models  # noqa: E402
+from core.gates.factory import SHIPPED, open_models  # noqa: E402
 from core.gates.reload import LOOK_EVERY_SECONDS, ReloadingGate  # noqa: E402
 from core.head import HeadWeights  # noqa: E402
 from core.messages import Message, Question, Utterance, Verdict  # noqa: E402
 from core.registry import ENCODER, HEAD, Registry  # noqa: E402
 from scripts.cycle import app  # noqa: E402
+from scripts.retraining.calibrate import calibrate  # noqa: E402
 from scripts.retraining.cycle import CycleReport, CycleSettings, Decision, run_cycle  # noqa: E402
 from scripts.retraining.frozen import question_key, without_test_questions  # noqa: E402
 from scripts.retraining.trial import TRIALS, trials_of  # noqa: E402
@@ -163,6 +165,18 @@ def test_what_is_no_better_does_not_serve(copy: Turn) -> None:
     assert report.decision is Decision.NOT_BETTER
     assert (report.version, report.serving) == (2, 1)
     assert trials_of(Registry(copy.folder / "models"))[2]["decision"] == "not better"
+
+
+def test_where_fresh_labels_are_too_few_the_language_model_is_calibrated_alone(copy: Turn) -> None:
+    few, enough = write(copy.folder / "few.jsonl", *labelled(0, 12)), write(copy.folder / "enough.jsonl", *labelled(0, 240))
+    more = write(copy.folder / "more.jsonl", *labelled(2000, 160))
+    served = copy.folder / "tiny.gguf", Registry(copy.folder / "models").open(1).adapter, SHIPPED / "gate" / HEAD
+    with structlog.testing.capture_logs() as said:
+        alone = calibrate(few, [more], *served, TRAIN, "hash")
+        together = calibrate(enough, [more], *served, TRAIN, "hash")
+    assert (alone.head, alone.encoder, alone.calibration.head_version) == (None, None, ""), "the head knows most of the other data"
+    assert together.head is not None
+    assert [line["event"] for line in said] == ["calibrated_without_head"]
 
 
 def command(copy: Turn, *arguments: object) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -37,4 +38,18 @@ def test_a_judge_that_is_missing_or_of_other_windows_is_one_line(tmp_path: Path,
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert run.returncode == 2, run.stderr[-500:]
     assert said in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("module", ["scripts.training.judge", "scripts.training.pointer"])
+def test_a_folder_of_another_run_is_one_line(tmp_path: Path, module: str) -> None:
+    base, out = tmp_path / "base.gguf", tmp_path / "out"
+    base.touch()
+    (out / "checkpoint").mkdir(parents=True)
+    (out / "settings.json").write_text(json.dumps({"settings": {"seed": 7}}), encoding="utf-8")
+    arguments = [str(few_windows(tmp_path / "few.jsonl")), "--out", str(out), *(["--base", str(base)] if module.endswith("judge") else [])]
+    run = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 2, run.stderr[-500:]
+    assert "other settings or data" in run.stderr
+    assert "seed" in run.stderr
     assert len(run.stderr.strip().splitlines()) == 1
