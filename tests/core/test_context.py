@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -172,6 +173,29 @@ async def test_a_question_has_what_was_said_before_it_and_nothing_after() -> Non
     found = await question_of(memory, question)
     assert [(line.sender, line.text, line.seconds_before) for line in found.context] == [("b", "mmpose 支持移动端么？", 30.0)]
     assert (found.id, found.text, found.sender, found.message_ids, found.rule, found.glossary) == (question.key, "怎么部署它", "a", ("q",), "question_mark", ("ncnn",))
+
+
+async def test_a_question_that_arrives_late_has_what_was_said_before_it_and_nothing_that_was_said_after() -> None:
+    before, question, after = said("b", "试试 mmpose", 0), said("a", "怎么部署它", 30), [said("c", f"ncnn 第 {n} 句", 31 + n) for n in range(HORIZON + 9)]
+    memory, inbox = await remembered([before, *after, question])
+    for known in (memory, ConversationMemory(inbox, 16)):
+        assert [line.text for line in (await question_of(known, question)).context] == ["试试 mmpose"]
+
+
+async def test_the_order_of_arrival_changes_nothing() -> None:
+    chat = [said("b", "试试 mmpose", 0), said("c", "好", 10), said("b", "或者 rtmpose", 20), question := said("a", "怎么部署它", 30)]
+    in_order, _ = await remembered(chat)
+    expected = (await question_of(in_order, question)).context
+    assert len(expected) == 3
+    for arrived in itertools.permutations(chat):
+        memory, _ = await remembered(arrived)
+        assert (await question_of(memory, question)).context == expected
+
+
+async def test_of_one_second_what_arrived_before_the_question_was_said_before_it() -> None:
+    first, question, then = said("b", "试试 mmpose", 5), said("a", "怎么部署它", 5), said("c", "或者 ncnn", 5)
+    memory, _ = await remembered([first, question, then])
+    assert [line.text for line in (await question_of(memory, question)).context] == ["试试 mmpose"]
 
 
 async def test_half_sentences_are_not_their_own_context_but_what_others_said_between_is() -> None:
