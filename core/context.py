@@ -16,6 +16,7 @@ from functools import lru_cache
 from operator import attrgetter
 
 from core.addressing import addressees
+from core.antecedents import split_quote
 from core.messages import ContextLine, ConversationKey, Message, Question, Utterance
 from core.ports import Inbox
 
@@ -255,6 +256,7 @@ class ConversationMemory:
             chat_name=utterance.messages[-1].chat_name,
             rule=rule,
             glossary=glossary,
+            quotes_unseen=reply_to is not None and reply_to not in own and not split_quote(utterance.text)[1] and all(message.message_id != reply_to for message in earlier),
         )
 
     async def _quoted_from_afar(self, utterance: Utterance, own: set[str], earlier: Sequence[Message]) -> list[Message]:

@@ -42,11 +42,11 @@ class EditResolver:
     async def resolve(self, question: Question) -> Resolution:
         """The best term that passes the acceptance rule, or the reason why there is none."""
         started = time.perf_counter()
-        reason: RefusalReason | None = RefusalReason.NO_CONTEXT if not question.context else RefusalReason.NO_CANDIDATE
+        reason: RefusalReason | None = RefusalReason.NO_CANDIDATE if question.has_antecedents else RefusalReason.NO_CONTEXT
         candidate: str | None = None
         confidence, adapter = 0.0, ""
         invented: tuple[str, ...] = ()
-        found = await self._worker.run(self._ranker.candidates, question) if question.context else None
+        found = await self._worker.run(self._ranker.candidates, question) if question.has_antecedents else None
         if found is not None:
             ranking, threshold, adapter = await self._rank(found)
             candidate, confidence = place(question.text, ranking.terms[0].text), ranking.confidence
@@ -113,7 +113,7 @@ class GenerativeResolver:
     async def resolve(self, question: Question) -> Resolution:
         """Generate greedily, then accept or refuse. Raises :class:`core.errors.BackendError`."""
         started = time.perf_counter()
-        if not question.context:
+        if not question.has_antecedents:
             return self._resolution(None, 0.0, RefusalReason.NO_CONTEXT, started)
         generation = await self._model.generate(rewrite_prompt(self._prompt_version, question, question.context[-self._context_lines :]), self._max_tokens)
         candidate = generation.text.strip()

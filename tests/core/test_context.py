@@ -285,3 +285,18 @@ async def test_a_quoted_message_is_in_the_context_however_old_it_is() -> None:
     assert (len(lines), lines[-1].text) == (4, f"第 {5 * HORIZON - 1} 句")
     assert (await question_of(memory, going_on)).context[0].message_id == "old"
     assert not any(line.is_reply_target for line in (await question_of(memory, unknown)).context)
+
+
+async def test_a_quotation_of_what_is_not_stored_is_told_and_one_that_brings_its_words_or_names_the_own_message_is_none() -> None:
+    """As of the bot's own rewrite, a recalled message, one of a member who opted out, or one from before the bot came."""
+    chat = [said("b", "mmpose 出新版了", 0, id="there"), said("c", "好", 1)]
+    own = said("a", "另外", 99, id="own")
+    for asking, unseen in (
+        ((said("a", "它怎么装？", 100, reply_to="nowhere"),), True),
+        ((said("a", "它怎么装？", 100, reply_to="there"),), False),
+        ((said("a", "它怎么装？", 100),), False),
+        ((said("a", "「b：mmpose 出新版了」\n- - - - -\n它怎么装？", 100, reply_to="nowhere"),), False),
+        ((own, said("a", "它怎么装？", 100, reply_to="own")), False),
+    ):
+        memory, _ = await remembered([*chat, *asking])
+        assert (await question_of(memory, *asking)).quotes_unseen is unseen

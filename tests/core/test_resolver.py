@@ -88,6 +88,14 @@ async def test_without_context_or_candidates_there_is_a_reason(worker: ModelWork
     assert (await edit(worker).resolve(replace(ASKED, context=(ContextLine("阿杰", "[图片]"),)))).reason is RefusalReason.NO_CANDIDATE
 
 
+async def test_what_is_quoted_but_not_known_is_not_looked_for_among_the_lines(worker: ModelWorker) -> None:
+    asked, writer = replace(ASKED, quotes_unseen=True), Writer("X-AnyLabeling能标旋转框不")
+    for resolver in (edit(worker, 0.0), GenerativeResolver(writer, worker, AntecedentRanker.load(SHIPPED), min_confidence=0.0)):
+        resolution = await resolver.resolve(asked)
+        assert (resolution.reason, resolution.candidate) == (RefusalReason.NO_CONTEXT, None)
+    assert writer.prompts == []
+
+
 @pytest.mark.parametrize(
     ("text", "probability", "reason"),
     [
