@@ -27,7 +27,7 @@ REMEMBERED = 4 * HORIZON
 
 FEATURES = ("reply_target", "log_distance", "log_minutes", "same_sender", "addressed", "addresses_asker", "shared_terms", "addressed_before", "asks")
 #: Fitted weights, one for each of :data:`FEATURES`. A quoted message always comes first.
-WEIGHTS = (20.0, -1.61, -0.91, 2.31, 3.66, 1.47, 0.87, 1.89, 0.31)
+WEIGHTS = (100.0, -1.61, -0.91, 2.31, 3.66, 1.47, 0.87, 1.89, 0.31)
 
 _LOG_DISTANCES = [math.log1p(distance) for distance in range(HORIZON, 0, -1)]
 _TERM = re.compile(r"[a-z0-9][a-z0-9_.+\-]{2,}|[\u4e00-\u9fff]{2,}")

@@ -109,6 +109,10 @@ def test_a_feature_tells_what_its_name_says(name: str, question: Utterance, mess
 def test_the_quoted_message_comes_first_however_far_back() -> None:
     chat = [said("b", "试试 mnn", 0, id="old"), *(said("asker", f"sglang {n}", 900 + n) for n in range(50))]
     assert rank(asked("sglang 支持它吗", reply_to="old"), chat)[0] == 0
+    chat = [said("b", "试试 mnn", 0, id="old"), *(said("asker", f"@asker @bob 怎么装 sglang mnn {n}？", 90 * 86400) for n in range(HORIZON))]
+    question = asked("@bob sglang mnn 支持它吗", 90 * 86400, reply_to="old")
+    assert rank(question, chat)[0] == 0
+    assert select(question, chat, 16)[0] == chat[0]
 
 
 def test_the_addressed_member_beats_the_nearest() -> None:
