@@ -74,7 +74,7 @@ class EditResolver:
                 log.warning("judge_failed", backend=error.backend, problem=error.problem, effect="the ranker decides alone")
             else:
                 ranking = await self._worker.run(self._ranker.rank_judged, found, margins)
-                return ranking, self._ranker.judged.least_confidence(found) if own is None else own, self._judge.adapter
+                return ranking, self._ranker.judged.least_confidence(found.scene, ranking.terms[0]) if own is None else own, self._judge.adapter
         return await self._worker.run(self._ranker.rank, found), self._ranker.threshold if own is None else own, ""
 
     async def _margins(self, found: Candidates, judge: LanguageModel) -> list[float]:
