@@ -19,11 +19,14 @@ from core.addressing import addressees
 from core.antecedents import split_quote
 from core.messages import ContextLine, ConversationKey, Message, Question, Utterance
 from core.ports import Inbox
+from core.prompts import shorten
 
 #: Earlier messages that are considered at all.
 HORIZON = 60
 #: Messages of a conversation that are kept in memory: room for those that arrived before a late question and were sent after it.
 REMEMBERED = 4 * HORIZON
+#: Characters of a message that a question's context shows, its head and its tail: the models take time by the square of what is pasted.
+LINE_CHARS = 600
 
 FEATURES = ("reply_target", "log_distance", "log_minutes", "same_sender", "addressed", "addresses_asker", "shared_terms", "addressed_before", "asks")
 #: Fitted weights, one for each of :data:`FEATURES`. A quoted message always comes first.
@@ -176,29 +179,6 @@ def without_copies(earlier: Sequence[Message], quoted: str | None) -> list[Messa
     return kept
 
 
-def fit_budget(lines: Iterable[ContextLine], budget: int, cost: int = 8) -> tuple[ContextLine, ...]:
-    """The latest lines whose text fits into ``budget`` tokens, the quoted line always among them. A token is counted as one Chinese character or four others; ``cost``
-    per line for its sender.
-    """
-    listed = list(lines)
-    quoted = [index for index, line in enumerate(listed) if line.is_reply_target]
-    kept: set[int] = set()
-    for index in (*quoted, *range(len(listed) - 1, -1, -1)):
-        if index in kept:
-            continue
-        budget -= token_estimate(listed[index].text) + cost
-        if budget < 0:
-            break
-        kept.add(index)
-    return tuple(listed[index] for index in sorted(kept))
-
-
-def token_estimate(text: str) -> int:
-    """A cheap upper estimate of the tokens of ``text``."""
-    wide = sum(1 for char in text if char >= "\u2e80")
-    return wide + (len(text) - wide + 3) // 4
-
-
 class ConversationMemory:
     """The latest messages of each conversation, in order of arrival; older ones are read from the inbox when a question needs them."""
 
@@ -237,7 +217,7 @@ class ConversationMemory:
         lines = tuple(
             ContextLine(
                 sender=message.shown_name,
-                text=message.text,
+                text=shorten(message.text, LINE_CHARS),
                 message_id=message.message_id,
                 seconds_before=max(0.0, (started - message.sent_at).total_seconds()),
                 is_reply_target=message.message_id == reply_to,

@@ -15,6 +15,7 @@ import structlog
 from core.antecedent_judge import NO, YES, branch, judge_prompt
 from core.edit import place
 from core.errors import BackendError
+from core.gates.limits import PromptTooLongError
 from core.gates.worker import ModelWorker
 from core.grounding import check, refusal
 from core.messages import Question, RefusalReason, Resolution
@@ -111,11 +112,16 @@ class GenerativeResolver:
         self._prompt_version, self._context_lines, self._max_tokens = prompt_version, context_lines, max_tokens
 
     async def resolve(self, question: Question) -> Resolution:
-        """Generate greedily, then accept or refuse. Raises :class:`core.errors.BackendError`."""
+        """Generate greedily, then accept or refuse. A question that is too long for the model is refused: it would be so every time. Raises :class:`core.errors.BackendError`."""
         started = time.perf_counter()
         if not question.has_antecedents:
             return self._resolution(None, 0.0, RefusalReason.NO_CONTEXT, started)
-        generation = await self._model.generate(rewrite_prompt(self._prompt_version, question, question.context[-self._context_lines :]), self._max_tokens)
+        prompt = rewrite_prompt(self._prompt_version, question, question.context[-self._context_lines :])
+        try:
+            generation = await self._model.generate(prompt, self._max_tokens)
+        except PromptTooLongError as error:
+            log.warning("question_too_long", backend=error.backend, problem=error.problem, effect="it goes on unresolved")
+            return self._resolution(None, 0.0, RefusalReason.BACKEND_FAILED, started)
         candidate = generation.text.strip()
         confidence = math.exp(sum(generation.logprobs) / len(generation.logprobs)) if generation.logprobs else None
         if self._ranker is not None and candidate:

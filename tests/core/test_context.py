@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.context import FEATURES, HORIZON, WEIGHTS, ConversationMemory, features, fit_budget, rank, select, terms, token_estimate
-from core.messages import ContextLine, ConversationKey, Message, Question, Recall, Utterance
+from core.context import FEATURES, HORIZON, LINE_CHARS, WEIGHTS, ConversationMemory, features, rank, select, terms
+from core.messages import ConversationKey, Message, Question, Recall, Utterance
 from core.ports import Unmerged
 from tests.core.chat import said
 
@@ -147,27 +147,6 @@ def test_selection_never_exceeds_its_limit(lines: list[tuple[str, str]], limit: 
     assert [chat.index(message) for message in kept] == sorted(chat.index(message) for message in kept)
 
 
-# --- the budget
-
-
-def test_the_latest_lines_fit_and_the_quoted_line_stays() -> None:
-    lines = [ContextLine("a", "十个汉字十个汉字十个", str(n), is_reply_target=n == 0) for n in range(10)]
-    assert [line.message_id for line in fit_budget(lines, 3 * 18)] == ["0", "8", "9"]
-    assert fit_budget(lines, 10) == ()
-    assert fit_budget([], 100) == ()
-
-
-@given(st.lists(st.builds(ContextLine, st.just("a"), st.text(max_size=30)), max_size=20), st.integers(0, 300))
-def test_what_is_kept_is_within_the_budget(lines: list[ContextLine], budget: int) -> None:
-    kept = fit_budget(lines, budget)
-    assert sum(token_estimate(line.text) + 8 for line in kept) <= budget
-    assert list(kept) == lines[len(lines) - len(kept) :]
-
-
-def test_token_estimate() -> None:
-    assert [token_estimate(text) for text in ("", "部署", "abcd", "abcde", "部署 tx2")] == [0, 2, 1, 2, 3]
-
-
 # --- the memory
 
 
@@ -212,6 +191,17 @@ async def test_the_quoted_line_is_marked() -> None:
     chat = [said("b", "x", 0, id="quoted"), said("b", "y", 1), said("a", "为什么", 2, reply_to="quoted")]
     memory, _ = await remembered(chat)
     assert [line.is_reply_target for line in (await question_of(memory, chat[2])).context] == [True, False]
+
+
+async def test_of_a_pasted_log_head_and_tail_are_shown() -> None:
+    log, short = said("b", "mmpose 报错：" + "x" * 8000 + " CUDA 内存不足", 0), said("c", "y" * LINE_CHARS, 1)
+    question = said("a", "怎么解决它", 30)
+    memory, _ = await remembered([log, short, question])
+    shown = [line.text for line in (await question_of(memory, question)).context]
+    assert [len(text) for text in shown] == [LINE_CHARS, LINE_CHARS]
+    assert shown[0].startswith("mmpose 报错：xxx")
+    assert shown[0].endswith("xxx CUDA 内存不足")
+    assert shown[1] == short.text
 
 
 async def test_recalled_messages_are_forgotten() -> None:

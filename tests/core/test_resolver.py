@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import BackendError
+from core.gates.limits import PromptTooLongError
 from core.gates.worker import ModelWorker
 from core.grounding import check, sources
 from core.messages import ContextLine, ConversationKey, Question, RefusalReason
@@ -29,7 +30,7 @@ class Writer:
 
     name, adapter = "writer", "none"
 
-    def __init__(self, text: str, probability: float | None = 0.9, *, fails: bool = False) -> None:
+    def __init__(self, text: str, probability: float | None = 0.9, *, fails: BackendError | None = None) -> None:
         self.text, self.probability, self.fails, self.closed = text, probability, fails, False
         self.prompts: list[Prompt] = []
 
@@ -41,7 +42,7 @@ class Writer:
 
     async def generate(self, prompt: Prompt, max_tokens: int, stop: str = "\n") -> Generation:
         if self.fails:
-            raise BackendError(self.name, "out of memory")
+            raise self.fails
         self.prompts.append(prompt)
         return Generation(self.text, () if self.probability is None else (math.log(self.probability),) * 4)
 
@@ -138,8 +139,13 @@ async def test_without_token_probabilities_a_rewrite_is_as_sure_as_the_ranker_ba
     assert (await GenerativeResolver(Writer(first, None), worker).resolve(ASKED)).reason is RefusalReason.UNSURE
 
 
+async def test_a_question_that_is_too_long_for_the_model_is_refused_for_good(worker: ModelWorker) -> None:
+    resolution = await GenerativeResolver(Writer("", fails=PromptTooLongError("writer", 9000, 1024)), worker).resolve(ASKED)
+    assert (resolution.reason, resolution.candidate, resolution.rewrite) == (RefusalReason.BACKEND_FAILED, None, None)
+
+
 async def test_a_failing_back_end_is_the_callers_business_and_close_reaches_the_model(worker: ModelWorker) -> None:
-    writer = Writer("", fails=True)
+    writer = Writer("", fails=BackendError("writer", "out of memory"))
     resolver = GenerativeResolver(writer, worker)
     with pytest.raises(BackendError, match="out of memory"):
         await resolver.resolve(ASKED)
