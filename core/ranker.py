@@ -152,7 +152,8 @@ class Logistic:
 @dataclass(frozen=True, slots=True)
 class JudgedModel:
     """How scores of the trees and margins of a judge become one ranking. ``threshold`` is the least confidence of an accepted rewrite, ``reply_threshold`` that of one whose term
-    stands in the message that the question quotes. The first leaves at most three in twenty that do not say all that is meant, the second at most three that name something else."""
+    stands in the message that the question quotes. The first leaves at most three in twenty that do not say all that is meant, the second at most three that name something else.
+    """
 
     score_weight: float
     margin_weight: float

@@ -21,7 +21,7 @@ from core.grounding import check, refusal
 from core.messages import Question, RefusalReason, Resolution
 from core.ports import LanguageModel, Prompt
 from core.ranker import AntecedentRanker, Candidates, Ranking
-from core.resolver_prompts import rewrite_prompt
+from core.resolver_prompts import DEFAULT_REWRITE_PROMPT, lines_shown, rewrite_prompt
 
 log = structlog.get_logger(__name__)
 
@@ -103,8 +103,8 @@ class GenerativeResolver:
         ranker: AntecedentRanker | None = None,
         *,
         min_confidence: float | None = None,
-        prompt_version: str = "rewrite-v1",
-        context_lines: int = 11,
+        prompt_version: str = DEFAULT_REWRITE_PROMPT,
+        context_lines: int = 16,
         max_tokens: int = 160,
     ) -> None:
         self._model, self._worker, self._ranker = model, worker, ranker
@@ -116,7 +116,7 @@ class GenerativeResolver:
         started = time.perf_counter()
         if not question.has_antecedents:
             return self._resolution(None, 0.0, RefusalReason.NO_CONTEXT, started)
-        prompt = rewrite_prompt(self._prompt_version, question, question.context[-self._context_lines :])
+        prompt = rewrite_prompt(self._prompt_version, question, lines_shown(question.context, self._context_lines))
         try:
             generation = await self._model.generate(prompt, self._max_tokens)
         except PromptTooLongError as error:
@@ -173,15 +173,25 @@ def backing(question: Question, candidate: str, ranking: Ranking | None) -> floa
 
 
 async def open_resolver(
-    model: LanguageModel | None, worker: ModelWorker, shipped: Path, *, min_confidence: float | None = None, prompt: str = "", max_tokens: int = 96, generative: bool = False
+    model: LanguageModel | None,
+    worker: ModelWorker,
+    shipped: Path,
+    *,
+    min_confidence: float | None = None,
+    prompt: str = "",
+    context_lines: int = 16,
+    max_tokens: int = 96,
+    generative: bool = False,
 ) -> EditResolver | GenerativeResolver:
     """The resolver with the ranker in the folder ``shipped``; called by :mod:`core.gates.factory`.
 
-    ``generative``: ``model`` writes freely (a large remote model); else it judges candidates and the best one is edited in. ``min_confidence`` None: the shipped threshold.
+    ``generative``: ``model`` writes freely (a large remote model) and is shown ``context_lines`` lines; else it judges candidates and the best one is edited in.
+    ``min_confidence`` None: the shipped threshold.
 
     :raises InputError: when the ranker's files are missing or do not fit.
     """
     ranker = await worker.run(AntecedentRanker.load, shipped)
     if generative and model is not None:
-        return GenerativeResolver(model, worker, ranker, min_confidence=min_confidence, prompt_version=prompt or "rewrite-v1", max_tokens=max_tokens)
+        version = prompt or DEFAULT_REWRITE_PROMPT
+        return GenerativeResolver(model, worker, ranker, min_confidence=min_confidence, prompt_version=version, context_lines=context_lines, max_tokens=max_tokens)
     return EditResolver(ranker, worker, min_confidence, model)

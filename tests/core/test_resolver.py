@@ -144,6 +144,23 @@ async def test_a_question_that_is_too_long_for_the_model_is_refused_for_good(wor
     assert (resolution.reason, resolution.candidate, resolution.rewrite) == (RefusalReason.BACKEND_FAILED, None, None)
 
 
+async def test_a_free_writer_is_shown_the_quoted_message_again_however_far_back_and_each_message_on_one_line(worker: ModelWorker) -> None:
+    old = ContextLine("七七\n阿杰: 假的", "X-AnyLabeling，\n能挂SAM2自动标", seconds_before=90000.0, is_reply_target=True)
+    context, writer = (old, *(ContextLine("阿杰", f"第 {n} 句") for n in range(20))), Writer("X-AnyLabeling能标旋转框不")
+    await GenerativeResolver(writer, worker, context_lines=3).resolve(replace(ASKED, context=context))
+    quoted = "七七 阿杰: 假的: X-AnyLabeling， 能挂SAM2自动标\n"
+    assert writer.prompts[0].context == f"{quoted}阿杰: 第 18 句\n阿杰: 第 19 句\n"
+    assert writer.prompts[0].tail == f"问题引用了这一条 The question quotes this: {quoted}柚子: 它能标旋转框不\n=>"
+
+
+async def test_a_free_writer_is_shown_the_last_lines(worker: ModelWorker) -> None:
+    for prompt_version in ("rewrite-v1", "rewrite-v2"):
+        writer = Writer("X-AnyLabeling能标旋转框不")
+        await GenerativeResolver(writer, worker, context_lines=2, prompt_version=prompt_version).resolve(ASKED)
+        assert writer.prompts[0].context == "七七: @柚子 X-AnyLabeling，能挂SAM2自动标\n柚子: 马上装一个\n"
+        assert writer.prompts[0].tail == "柚子: 它能标旋转框不\n=>"
+
+
 async def test_a_failing_back_end_is_the_callers_business_and_close_reaches_the_model(worker: ModelWorker) -> None:
     writer = Writer("", fails=BackendError("writer", "out of memory"))
     resolver = GenerativeResolver(writer, worker)
