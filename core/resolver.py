@@ -7,17 +7,20 @@ likeliest, and puts the best one into the question; :class:`GenerativeResolver` 
 from __future__ import annotations
 
 import math
+import re
 import time
+from itertools import accumulate
 from pathlib import Path
 
 import structlog
 
 from core.antecedent_judge import NO, YES, branch, judge_prompt
+from core.antecedents import split_quote
 from core.edit import place
 from core.errors import BackendError
 from core.gates.limits import PromptTooLongError
 from core.gates.worker import ModelWorker
-from core.grounding import check, refusal
+from core.grounding import refusal, tokens
 from core.messages import Question, RefusalReason, Resolution
 from core.ports import LanguageModel, Prompt
 from core.ranker import AntecedentRanker, Candidates, Ranking
@@ -127,7 +130,7 @@ class GenerativeResolver:
         if self._ranker is not None and candidate:
             candidates = await self._worker.run(self._ranker.candidates, question)
             ranking = self._ranker.rank(candidates) if candidates else None
-            confidence = agreed_confidence(question, candidate, ranking) if confidence is None else confidence * agreement(question, candidate, ranking)
+            confidence = agreed_confidence(candidate, ranking) if confidence is None else confidence * agreement(candidate, ranking)
         confidence = confidence or 0.0
         reason, found = refusal(question, candidate, confidence, self._min_confidence)
         return self._resolution(candidate or None, confidence, reason, started, found.invented)
@@ -149,27 +152,38 @@ class GenerativeResolver:
         )
 
 
-def agreement(question: Question, candidate: str, ranking: Ranking | None) -> float:
+def agreement(candidate: str, ranking: Ranking | None) -> float:
     """How far the ranker backs a free rewrite, 0.5..1: see :func:`backing`."""
-    return 0.5 + 0.5 * backing(question, candidate, ranking)
+    return 0.5 + 0.5 * backing(candidate, ranking)
 
 
-def agreed_confidence(question: Question, candidate: str, ranking: Ranking | None) -> float:
+def agreed_confidence(candidate: str, ranking: Ranking | None) -> float:
     """The confidence of a free rewrite whose own probability is not known, 0..1.
 
     Writer and ranker choose apart from each other: where the rewrite names the ranker's first term it is half-way from the ranker's own confidence to certainty, so 0.5 at least,
     and it falls with the share of the best term that the rewrite does add, to 0 when it adds none that the ranker knows.
     """
-    return 0.0 if ranking is None else backing(question, candidate, ranking) * 0.5 * (1.0 + ranking.confidence)
+    return 0.0 if ranking is None else backing(candidate, ranking) * 0.5 * (1.0 + ranking.confidence)
 
 
-def backing(question: Question, candidate: str, ranking: Ranking | None) -> float:
-    """1 when what a rewrite adds is the ranker's first term; else the share of the best term that it adds over that of the first; 0 when it adds no term that was ranked."""
+def backing(candidate: str, ranking: Ranking | None) -> float:
+    """1 when what a rewrite adds is the ranker's first term; else the share of the longest term that it adds over that of the first; 0 when it adds no term that was ranked.
+
+    Terms that the question says itself are not ranked.
+    """
     if ranking is None:
         return 0.0
-    added = " ".join(check(question.text, candidate, [question.text]).invented)
-    held = added and max((share for term, share in zip(ranking.terms, ranking.shares, strict=True) if any(word in term.key for word in added.split())), default=0.0)
-    return min(1.0, float(held or 0.0) / ranking.shares[0])
+    written = split_quote(candidate)[2]
+    added = [(len(term.key), share) for term, share in zip(ranking.terms, ranking.shares, strict=True) if names(written, term.text)]
+    return max(added)[1] / ranking.shares[0] if added else 0.0
+
+
+def names(text: str, term: str) -> bool:
+    """Whether ``term`` stands in ``text`` as a whole: "yolov8" neither in "yolov8-pose" nor in "yolov8s". White space does not count."""
+    words = tokens(text)
+    ends = set(accumulate((len(word) for word in words), initial=0))
+    held, sought = "".join(words), "".join(tokens(term))
+    return any(match.start() in ends and match.start() + len(sought) in ends for match in re.finditer(f"(?={re.escape(sought)})", held)) if sought else False
 
 
 async def open_resolver(

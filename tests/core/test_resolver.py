@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from core.antecedents import Term
 from core.errors import BackendError
 from core.gates.limits import PromptTooLongError
 from core.gates.worker import ModelWorker
-from core.grounding import check, sources
+from core.grounding import check, sources, squeeze
 from core.messages import ContextLine, ConversationKey, Question, RefusalReason
 from core.ports import Generation, Prompt, Resolver
-from core.ranker import AntecedentRanker
-from core.resolver import EditResolver, GenerativeResolver
+from core.ranker import AntecedentRanker, Ranking
+from core.resolver import EditResolver, GenerativeResolver, backing
 
 SHIPPED = Path(__file__).resolve().parents[2] / "core" / "shipped" / "resolver"
 SAID = (("阿杰", "我把yolov8s转成rknn"), ("柚子", "有啥好用的标注工具"), ("七七", "@柚子 X-AnyLabeling，能挂SAM2自动标"), ("柚子", "马上装一个"))
@@ -122,6 +123,29 @@ async def test_a_free_rewrite_that_the_ranker_does_not_back_is_less_sure(worker:
     first = await GenerativeResolver(Writer(ranking.terms[0].text + "能标旋转框不"), worker, ranker).resolve(ASKED)
     last = await GenerativeResolver(Writer(ranking.terms[-1].text + "能标旋转框不"), worker, ranker).resolve(ASKED)
     assert last.confidence < first.confidence <= 0.9 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("candidate", "backed"),
+    [
+        ("yolov8-pose能转rknn么", 1.0),
+        ("YOLOv8-Pose 能转 rknn 么", 1.0),
+        ("yolov8能转rknn么", 0.5),
+        ("does yolov8 run on rknn?", 0.5),
+        ("yolov8s能转rknn么", 0.0),
+        ("显示器能转rknn么", 0.0),
+        ("显卡能转rknn么", 0.25),
+        ("4090显卡能转rknn么", 0.125),
+        ("RTX 4090 显卡能转rknn么", 0.125),
+        ("RTX4090能转rknn么", 0.0),
+        ("它能转rknn么", 0.0),
+        ("「七七：yolov8-pose」显卡能转rknn么", 0.25),
+    ],
+)
+def test_a_term_backs_a_rewrite_that_names_it_as_a_whole(candidate: str, backed: float) -> None:
+    ranked = {"yolov8-pose": 0.48, "yolov8": 0.24, "显卡": 0.12, "4090 显卡": 0.06}
+    ranking = Ranking(tuple(Term(squeeze(text), text, "L") for text in ranked), tuple(ranked.values()), 0.9)
+    assert backing(candidate, ranking) == pytest.approx(backed)
 
 
 async def test_without_token_probabilities_a_rewrite_is_as_sure_as_the_ranker_backs_it(worker: ModelWorker) -> None:
