@@ -15,7 +15,7 @@ from core.messages import RefusalReason
 from storage.questions import LoggedQuestion
 
 REASONS = {
-    RefusalReason.NO_CONTEXT: "nothing was said before it",
+    RefusalReason.NO_CONTEXT: "nothing was said before it, or what it quotes is not known",
     RefusalReason.NO_CANDIDATE: "no earlier message names what is meant",
     RefusalReason.UNCHANGED: "the rewrite changed nothing",
     RefusalReason.INVENTED: "the rewrite invented words",

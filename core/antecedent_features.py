@@ -239,7 +239,7 @@ def term_features(scene: Scene, terms: Sequence[Term], lines: Array, line_scores
     for term in terms:
         for line in term.lines:
             per_line.setdefault(line, []).append(term)
-    latin_total = sum("L" in term.tags for term in terms)
+    latin = [(term.key, term.lines[-1]) for term in terms if "L" in term.tags]
     quote = squeeze(scene.quote)
     rows = []
     for term in terms:
@@ -254,7 +254,7 @@ def term_features(scene: Scene, terms: Sequence[Term], lines: Array, line_scores
         same_line = per_line[best]
         containing = [other for other in same_line if other is not term and term.key in other.key]
         standing = [i for i, flat in enumerate(flat_lines) if term.key in flat]
-        nearer = sum(1 for other in terms if "L" in other.tags and other.lines[-1] > where[-1] and other.key not in term.key and term.key not in other.key)
+        nearer = sum(1 for key, last in latin if last > where[-1] and key not in term.key and term.key not in key)
         letters = [c for c in term.text if c.isalpha() and c.isascii()]
         row = lines[best]
         rows.append(
@@ -323,7 +323,7 @@ def term_features(scene: Scene, terms: Sequence[Term], lines: Array, line_scores
                 any(i in askers for i in standing),
                 any(lines[i][column["addressed_by_question"]] for i in standing),
                 sum(i > best for i in standing) / n,
-                latin_total,
+                len(latin),
                 where[0] in askers,
                 where[-1] in askers,
                 _TAG_CODE.get(before, 0),

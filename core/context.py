@@ -11,18 +11,26 @@ import math
 import re
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from functools import lru_cache
+from operator import attrgetter
 
 from core.addressing import addressees
+from core.antecedents import split_quote
 from core.messages import ContextLine, ConversationKey, Message, Question, Utterance
 from core.ports import Inbox
+from core.prompts import shorten
 
 #: Earlier messages that are considered at all.
 HORIZON = 60
+#: Messages of a conversation that are kept in memory: room for those that arrived before a late question and were sent after it.
+REMEMBERED = 4 * HORIZON
+#: Characters of a message that a question's context shows, its head and its tail: the models take time by the square of what is pasted.
+LINE_CHARS = 600
 
 FEATURES = ("reply_target", "log_distance", "log_minutes", "same_sender", "addressed", "addresses_asker", "shared_terms", "addressed_before", "asks")
 #: Fitted weights, one for each of :data:`FEATURES`. A quoted message always comes first.
-WEIGHTS = (20.0, -1.61, -0.91, 2.31, 3.66, 1.47, 0.87, 1.89, 0.31)
+WEIGHTS = (100.0, -1.61, -0.91, 2.31, 3.66, 1.47, 0.87, 1.89, 0.31)
 
 _LOG_DISTANCES = [math.log1p(distance) for distance in range(HORIZON, 0, -1)]
 _TERM = re.compile(r"[a-z0-9][a-z0-9_.+\-]{2,}|[\u4e00-\u9fff]{2,}")
@@ -146,6 +154,16 @@ def select(utterance: Utterance, earlier: Sequence[Message], limit: int) -> list
     return [earlier[index] for index in sorted(kept)]
 
 
+def said_before(moment: datetime, arrived: Iterable[Message], since: Iterable[Message]) -> list[Message]:
+    """The last :data:`HORIZON` messages that were sent before a question whose last message was sent at ``moment``, oldest first.
+
+    The platform's times decide, for messages arrive late and out of order; of those of the very same time, which may be whole seconds, those that ``arrived`` before the question
+    count and those that arrived ``since`` do not.
+    """
+    said = [*(message for message in arrived if message.sent_at <= moment), *(message for message in since if message.sent_at < moment)]
+    return sorted(said, key=attrgetter("sent_at"))[-HORIZON:]
+
+
 def without_copies(earlier: Sequence[Message], quoted: str | None) -> list[Message]:
     """``earlier`` (oldest first) without the messages that repeat one before them; of two that are the same the ``quoted`` one stays."""
     kept: list[Message] = []
@@ -161,29 +179,6 @@ def without_copies(earlier: Sequence[Message], quoted: str | None) -> list[Messa
     return kept
 
 
-def fit_budget(lines: Iterable[ContextLine], budget: int, cost: int = 8) -> tuple[ContextLine, ...]:
-    """The latest lines whose text fits into ``budget`` tokens, the quoted line always among them. A token is counted as one Chinese character or four others; ``cost``
-    per line for its sender.
-    """
-    listed = list(lines)
-    quoted = [index for index, line in enumerate(listed) if line.is_reply_target]
-    kept: set[int] = set()
-    for index in (*quoted, *range(len(listed) - 1, -1, -1)):
-        if index in kept:
-            continue
-        budget -= token_estimate(listed[index].text) + cost
-        if budget < 0:
-            break
-        kept.add(index)
-    return tuple(listed[index] for index in sorted(kept))
-
-
-def token_estimate(text: str) -> int:
-    """A cheap upper estimate of the tokens of ``text``."""
-    wide = sum(1 for char in text if char >= "\u2e80")
-    return wide + (len(text) - wide + 3) // 4
-
-
 class ConversationMemory:
     """The latest messages of each conversation, in order of arrival; older ones are read from the inbox when a question needs them."""
 
@@ -196,7 +191,7 @@ class ConversationMemory:
         """Take a stored message. The first of a conversation brings what the inbox holds before it."""
         kept = self._kept.get(message.conversation)
         if kept is None:
-            kept = self._kept[message.conversation] = deque(await self._inbox.history(message, HORIZON), maxlen=4 * HORIZON)
+            kept = self._kept[message.conversation] = deque(await self._inbox.history(message, HORIZON), maxlen=REMEMBERED)
             if len(self._kept) > self._conversations:
                 self._kept.popitem(last=False)
         else:
@@ -211,17 +206,18 @@ class ConversationMemory:
             kept.extend(remaining)
 
     async def question(self, utterance: Utterance, rule: str, glossary: tuple[str, ...]) -> Question | None:
-        """The question that ``utterance`` asks, with its context as it stood when its last message arrived. None when it only repeats what was said under other ids."""
+        """The question that ``utterance`` asks, with what was said before it. None when it only repeats what was said under other ids."""
         own = {message.message_id for message in utterance.messages}
-        earlier = await self._before(utterance.messages[-1], own)
-        if all(any(map(message.repeats, earlier)) for message in utterance.messages):
+        arrived, since = await self._around(utterance.messages[-1], own)
+        if all(any(map(message.repeats, arrived[-HORIZON:])) for message in utterance.messages):
             return None
+        earlier = said_before(utterance.ended_at, arrived, since)
         reply_to, started = utterance.reply_to, utterance.started_at
         earlier = without_copies([*await self._quoted_from_afar(utterance, own, earlier), *earlier], reply_to)
         lines = tuple(
             ContextLine(
                 sender=message.shown_name,
-                text=message.text,
+                text=shorten(message.text, LINE_CHARS),
                 message_id=message.message_id,
                 seconds_before=max(0.0, (started - message.sent_at).total_seconds()),
                 is_reply_target=message.message_id == reply_to,
@@ -240,6 +236,7 @@ class ConversationMemory:
             chat_name=utterance.messages[-1].chat_name,
             rule=rule,
             glossary=glossary,
+            quotes_unseen=reply_to is not None and reply_to not in own and not split_quote(utterance.text)[1] and all(message.message_id != reply_to for message in earlier),
         )
 
     async def _quoted_from_afar(self, utterance: Utterance, own: set[str], earlier: Sequence[Message]) -> list[Message]:
@@ -250,9 +247,11 @@ class ConversationMemory:
         found = await self._inbox.find(utterance.conversation, quoted)
         return [] if found is None else [found]
 
-    async def _before(self, last: Message, own: set[str]) -> list[Message]:
+    async def _around(self, last: Message, own: set[str]) -> tuple[list[Message], list[Message]]:
+        """What arrived before ``last``, and what is remembered of what arrived since, both in order of arrival and without the question's ``own`` messages."""
         kept = list(self._kept.get(last.conversation, ()))
-        position = next((index for index in range(len(kept) - 1, -1, -1) if kept[index].message_id == last.message_id), None)
-        if position is None or (position < HORIZON + len(own) and len(kept) == 4 * HORIZON):  # so much was said while the utterance was open that the memory rolled on
-            kept, position = await self._inbox.history(last, HORIZON + len(own)), None
-        return [message for message in kept[:position] if message.message_id not in own][-HORIZON:]
+        position = next((index for index in range(len(kept) - 1, -1, -1) if kept[index].message_id == last.message_id), -1)
+        before = kept[: max(position, 0)]
+        if position < 0 or (position < HORIZON + len(own) and len(kept) == REMEMBERED):  # so much was said while the utterance was open that the memory rolled on
+            before = await self._inbox.history(last, REMEMBERED)
+        return [message for message in before if message.message_id not in own], [message for message in kept[position + 1 :] if message.message_id not in own]

@@ -28,9 +28,11 @@ MOST_TOKENS = 64
 
 
 def is_dialogue(question: Question) -> bool:
-    """Whether only the asker and one other have spoken before, in :data:`MOST_LINES` lines at most, and the question replies to none of them by quotation."""
+    """Whether only the asker and one other have spoken before, in :data:`MOST_LINES` lines at most, and the question replies to nothing by quotation."""
     lines = question.context
-    return 0 < len(lines) <= MOST_LINES and len({question.sender, *(line.sender for line in lines)}) <= 2 and not any(line.is_reply_target for line in lines)
+    if not question.has_antecedents or len(lines) > MOST_LINES:
+        return False
+    return len({question.sender, *(line.sender for line in lines)}) <= 2 and not any(line.is_reply_target for line in lines)
 
 
 @dataclass(frozen=True, slots=True)

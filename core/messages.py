@@ -168,7 +168,8 @@ class ContextLine:
 class Question:
     """An utterance that asks something, with the conversation before it (oldest line first).
 
-    ``context`` holds every line that later stages may use (at most ``[gate] context_lines``); ``rule`` names the filter rule that kept it.
+    ``context`` holds every line that later stages may use (at most ``[gate] context_lines``); ``rule`` names the filter rule that kept it. ``quotes_unseen``: it quotes a message
+    that is not known (a recalled one, one of a member who opted out, the bot's own), so that what it means is said where nobody can look.
     """
 
     id: str
@@ -182,6 +183,12 @@ class Question:
     chat_name: str = ""
     rule: str = ""
     glossary: tuple[str, ...] = ()
+    quotes_unseen: bool = False
+
+    @property
+    def has_antecedents(self) -> bool:
+        """Whether what the question refers to can stand in its context."""
+        return bool(self.context) and not self.quotes_unseen
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -151,8 +151,9 @@ class Logistic:
 
 @dataclass(frozen=True, slots=True)
 class JudgedModel:
-    """How scores of the trees and margins of a judge become one ranking. ``threshold`` is the least confidence of an accepted rewrite, ``reply_threshold`` that of a question which
-    quotes a message. The first leaves at most three in twenty that do not say all that is meant, the second at most three that name something else."""
+    """How scores of the trees and margins of a judge become one ranking. ``threshold`` is the least confidence of an accepted rewrite, ``reply_threshold`` that of one whose term
+    stands in the message that the question quotes. The first leaves at most three in twenty that do not say all that is meant, the second at most three that name something else.
+    """
 
     score_weight: float
     margin_weight: float
@@ -165,9 +166,9 @@ class JudgedModel:
         bounds = float(data["threshold"]), float(data["reply_threshold"])
         return cls(float(data["score_weight"]), float(data["margin_weight"]), Logistic.of(data["confidence"]), *bounds)
 
-    def least_confidence(self, found: Candidates) -> float:
-        """Of an accepted rewrite."""
-        return self.reply_threshold if found.scene.quote else self.threshold
+    def least_confidence(self, scene: Scene, term: Term) -> float:
+        """Of an accepted rewrite with ``term``: a quoted picture names nothing, and makes no other term surer."""
+        return self.reply_threshold if term.key in squeeze(scene.quote) else self.threshold
 
     def combine(self, scores: Array, margins: Array) -> Array:
         return self.score_weight * scores + self.margin_weight * margins

@@ -7,20 +7,24 @@ likeliest, and puts the best one into the question; :class:`GenerativeResolver` 
 from __future__ import annotations
 
 import math
+import re
 import time
+from itertools import accumulate
 from pathlib import Path
 
 import structlog
 
 from core.antecedent_judge import NO, YES, branch, judge_prompt
+from core.antecedents import split_quote
 from core.edit import place
 from core.errors import BackendError
+from core.gates.limits import PromptTooLongError
 from core.gates.worker import ModelWorker
-from core.grounding import check, refusal
+from core.grounding import refusal, tokens
 from core.messages import Question, RefusalReason, Resolution
 from core.ports import LanguageModel, Prompt
 from core.ranker import AntecedentRanker, Candidates, Ranking
-from core.resolver_prompts import rewrite_prompt
+from core.resolver_prompts import DEFAULT_REWRITE_PROMPT, lines_shown, rewrite_prompt
 
 log = structlog.get_logger(__name__)
 
@@ -42,11 +46,11 @@ class EditResolver:
     async def resolve(self, question: Question) -> Resolution:
         """The best term that passes the acceptance rule, or the reason why there is none."""
         started = time.perf_counter()
-        reason: RefusalReason | None = RefusalReason.NO_CONTEXT if not question.context else RefusalReason.NO_CANDIDATE
+        reason: RefusalReason | None = RefusalReason.NO_CANDIDATE if question.has_antecedents else RefusalReason.NO_CONTEXT
         candidate: str | None = None
         confidence, adapter = 0.0, ""
         invented: tuple[str, ...] = ()
-        found = await self._worker.run(self._ranker.candidates, question) if question.context else None
+        found = await self._worker.run(self._ranker.candidates, question) if question.has_antecedents else None
         if found is not None:
             ranking, threshold, adapter = await self._rank(found)
             candidate, confidence = place(question.text, ranking.terms[0].text), ranking.confidence
@@ -74,7 +78,7 @@ class EditResolver:
                 log.warning("judge_failed", backend=error.backend, problem=error.problem, effect="the ranker decides alone")
             else:
                 ranking = await self._worker.run(self._ranker.rank_judged, found, margins)
-                return ranking, self._ranker.judged.least_confidence(found) if own is None else own, self._judge.adapter
+                return ranking, self._ranker.judged.least_confidence(found.scene, ranking.terms[0]) if own is None else own, self._judge.adapter
         return await self._worker.run(self._ranker.rank, found), self._ranker.threshold if own is None else own, ""
 
     async def _margins(self, found: Candidates, judge: LanguageModel) -> list[float]:
@@ -102,8 +106,8 @@ class GenerativeResolver:
         ranker: AntecedentRanker | None = None,
         *,
         min_confidence: float | None = None,
-        prompt_version: str = "rewrite-v1",
-        context_lines: int = 11,
+        prompt_version: str = DEFAULT_REWRITE_PROMPT,
+        context_lines: int = 16,
         max_tokens: int = 160,
     ) -> None:
         self._model, self._worker, self._ranker = model, worker, ranker
@@ -111,17 +115,22 @@ class GenerativeResolver:
         self._prompt_version, self._context_lines, self._max_tokens = prompt_version, context_lines, max_tokens
 
     async def resolve(self, question: Question) -> Resolution:
-        """Generate greedily, then accept or refuse. Raises :class:`core.errors.BackendError`."""
+        """Generate greedily, then accept or refuse. A question that is too long for the model is refused: it would be so every time. Raises :class:`core.errors.BackendError`."""
         started = time.perf_counter()
-        if not question.context:
+        if not question.has_antecedents:
             return self._resolution(None, 0.0, RefusalReason.NO_CONTEXT, started)
-        generation = await self._model.generate(rewrite_prompt(self._prompt_version, question, question.context[-self._context_lines :]), self._max_tokens)
+        prompt = rewrite_prompt(self._prompt_version, question, lines_shown(question.context, self._context_lines))
+        try:
+            generation = await self._model.generate(prompt, self._max_tokens)
+        except PromptTooLongError as error:
+            log.warning("question_too_long", backend=error.backend, problem=error.problem, effect="it goes on unresolved")
+            return self._resolution(None, 0.0, RefusalReason.BACKEND_FAILED, started)
         candidate = generation.text.strip()
         confidence = math.exp(sum(generation.logprobs) / len(generation.logprobs)) if generation.logprobs else None
         if self._ranker is not None and candidate:
             candidates = await self._worker.run(self._ranker.candidates, question)
             ranking = self._ranker.rank(candidates) if candidates else None
-            confidence = agreed_confidence(question, candidate, ranking) if confidence is None else confidence * agreement(question, candidate, ranking)
+            confidence = agreed_confidence(candidate, ranking) if confidence is None else confidence * agreement(candidate, ranking)
         confidence = confidence or 0.0
         reason, found = refusal(question, candidate, confidence, self._min_confidence)
         return self._resolution(candidate or None, confidence, reason, started, found.invented)
@@ -143,39 +152,60 @@ class GenerativeResolver:
         )
 
 
-def agreement(question: Question, candidate: str, ranking: Ranking | None) -> float:
+def agreement(candidate: str, ranking: Ranking | None) -> float:
     """How far the ranker backs a free rewrite, 0.5..1: see :func:`backing`."""
-    return 0.5 + 0.5 * backing(question, candidate, ranking)
+    return 0.5 + 0.5 * backing(candidate, ranking)
 
 
-def agreed_confidence(question: Question, candidate: str, ranking: Ranking | None) -> float:
+def agreed_confidence(candidate: str, ranking: Ranking | None) -> float:
     """The confidence of a free rewrite whose own probability is not known, 0..1.
 
     Writer and ranker choose apart from each other: where the rewrite names the ranker's first term it is half-way from the ranker's own confidence to certainty, so 0.5 at least,
     and it falls with the share of the best term that the rewrite does add, to 0 when it adds none that the ranker knows.
     """
-    return 0.0 if ranking is None else backing(question, candidate, ranking) * 0.5 * (1.0 + ranking.confidence)
+    return 0.0 if ranking is None else backing(candidate, ranking) * 0.5 * (1.0 + ranking.confidence)
 
 
-def backing(question: Question, candidate: str, ranking: Ranking | None) -> float:
-    """1 when what a rewrite adds is the ranker's first term; else the share of the best term that it adds over that of the first; 0 when it adds no term that was ranked."""
+def backing(candidate: str, ranking: Ranking | None) -> float:
+    """1 when what a rewrite adds is the ranker's first term; else the share of the longest term that it adds over that of the first; 0 when it adds no term that was ranked.
+
+    Terms that the question says itself are not ranked.
+    """
     if ranking is None:
         return 0.0
-    added = " ".join(check(question.text, candidate, [question.text]).invented)
-    held = added and max((share for term, share in zip(ranking.terms, ranking.shares, strict=True) if any(word in term.key for word in added.split())), default=0.0)
-    return min(1.0, float(held or 0.0) / ranking.shares[0])
+    written = split_quote(candidate)[2]
+    added = [(len(term.key), share) for term, share in zip(ranking.terms, ranking.shares, strict=True) if names(written, term.text)]
+    return max(added)[1] / ranking.shares[0] if added else 0.0
+
+
+def names(text: str, term: str) -> bool:
+    """Whether ``term`` stands in ``text`` as a whole: "yolov8" neither in "yolov8-pose" nor in "yolov8s". White space does not count."""
+    words = tokens(text)
+    ends = set(accumulate((len(word) for word in words), initial=0))
+    held, sought = "".join(words), "".join(tokens(term))
+    return any(match.start() in ends and match.start() + len(sought) in ends for match in re.finditer(f"(?={re.escape(sought)})", held)) if sought else False
 
 
 async def open_resolver(
-    model: LanguageModel | None, worker: ModelWorker, shipped: Path, *, min_confidence: float | None = None, prompt: str = "", max_tokens: int = 96, generative: bool = False
+    model: LanguageModel | None,
+    worker: ModelWorker,
+    shipped: Path,
+    *,
+    min_confidence: float | None = None,
+    prompt: str = "",
+    context_lines: int = 16,
+    max_tokens: int = 96,
+    generative: bool = False,
 ) -> EditResolver | GenerativeResolver:
     """The resolver with the ranker in the folder ``shipped``; called by :mod:`core.gates.factory`.
 
-    ``generative``: ``model`` writes freely (a large remote model); else it judges candidates and the best one is edited in. ``min_confidence`` None: the shipped threshold.
+    ``generative``: ``model`` writes freely (a large remote model) and is shown ``context_lines`` lines; else it judges candidates and the best one is edited in.
+    ``min_confidence`` None: the shipped threshold.
 
     :raises InputError: when the ranker's files are missing or do not fit.
     """
     ranker = await worker.run(AntecedentRanker.load, shipped)
     if generative and model is not None:
-        return GenerativeResolver(model, worker, ranker, min_confidence=min_confidence, prompt_version=prompt or "rewrite-v1", max_tokens=max_tokens)
+        version = prompt or DEFAULT_REWRITE_PROMPT
+        return GenerativeResolver(model, worker, ranker, min_confidence=min_confidence, prompt_version=version, context_lines=context_lines, max_tokens=max_tokens)
     return EditResolver(ranker, worker, min_confidence, model)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from core.errors import ConfigError
@@ -16,6 +17,7 @@ _INSTRUCTION: Final = (
     "Rewrite the last question of this group chat so that it can be understood alone: put the words it refers to in the place of "
     "pronouns and omissions, change nothing else, output one line.\n"
 )
+_QUOTED: Final = "问题引用了这一条 The question quotes this: "
 #: Of a line of a dialogue; longer ones are cut.
 _MOST_CHARS: Final = 300
 
@@ -27,8 +29,15 @@ def flat(text: str) -> str:
 
 def _rewrite_v1(question: Question, lines: tuple[ContextLine, ...]) -> Prompt:
     glossary = f"术语 terms: {'、'.join(question.glossary)}\n" if question.glossary else ""
-    context = "".join(f"{line.sender}: {flat(line.text)}\n" for line in lines)
-    return Prompt(fixed=_INSTRUCTION + glossary + "\n", context=context, tail=f"{question.sender}: {flat(question.text)}\n=>")
+    context = "".join(f"{flat(line.sender)}: {flat(line.text)}\n" for line in lines)
+    return Prompt(fixed=_INSTRUCTION + glossary + "\n", context=context, tail=f"{flat(question.sender)}: {flat(question.text)}\n=>")
+
+
+def _rewrite_v2(question: Question, lines: tuple[ContextLine, ...]) -> Prompt:
+    """As rewrite-v1; a message that the question quotes is shown once more right before it."""
+    prompt = _rewrite_v1(question, lines)
+    quoted = "".join(f"{_QUOTED}{flat(line.sender)}: {flat(line.text)}\n" for line in lines if line.is_reply_target)
+    return replace(prompt, tail=quoted + prompt.tail)
 
 
 def _dialogue_1(question: Question, lines: tuple[ContextLine, ...]) -> Prompt:
@@ -37,9 +46,17 @@ def _dialogue_1(question: Question, lines: tuple[ContextLine, ...]) -> Prompt:
     return Prompt(fixed="", context=context, tail=f"Q: {flat(question.text)[:_MOST_CHARS]}\n=>")
 
 
-REWRITE_PROMPTS: Final[dict[str, Callable[[Question, tuple[ContextLine, ...]], Prompt]]] = {"rewrite-v1": _rewrite_v1, "dialogue-1": _dialogue_1}
+REWRITE_PROMPTS: Final[dict[str, Callable[[Question, tuple[ContextLine, ...]], Prompt]]] = {"rewrite-v1": _rewrite_v1, "rewrite-v2": _rewrite_v2, "dialogue-1": _dialogue_1}
+DEFAULT_REWRITE_PROMPT: Final = "rewrite-v2"
 #: Those of :mod:`core.dialogue`.
 DIALOGUE_PROMPTS: Final = frozenset({"dialogue-1"})
+
+
+def lines_shown(context: Sequence[ContextLine], most: int) -> tuple[ContextLine, ...]:
+    """At most ``most`` lines, oldest first: those that the question quotes, which are always shown, and the last of the others."""
+    quoted = [index for index, line in enumerate(context) if line.is_reply_target]
+    others = [index for index, line in enumerate(context) if not line.is_reply_target]
+    return tuple(context[index] for index in sorted((*quoted, *others[max(0, len(context) - most) :])))
 
 
 def rewrite_prompt(version: str, question: Question, lines: tuple[ContextLine, ...]) -> Prompt:

@@ -18,7 +18,7 @@ from scripts.evaluation.forms import Form, read_file
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 #: A quoted message is always the antecedent; IRC has no quotes to fit this on.
-REPLY_TARGET_WEIGHT = 20.0
+REPLY_TARGET_WEIGHT = 100.0
 
 
 @app.command()

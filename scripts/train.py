@@ -57,7 +57,7 @@ def main(
     gate_prompt: Annotated[str | None, Text(help="prompt version of the gate")] = None,
     repeat: Annotated[int | None, Text(help="how often an epoch shows questions whose context is not their own")] = None,
     pair_limit: Annotated[int | None, Text(help="contrast samples of an epoch from a file of rewriting pairs; 0: all")] = None,
-    rewrite_prompt: Annotated[str | None, Text(help="prompt version of rewriting: rewrite-v1, or dialogue-1 for two people's short dialogues")] = None,
+    rewrite_prompt: Annotated[str | None, Text(help="prompt version of rewriting: rewrite-v2, or dialogue-1 for two people's short dialogues")] = None,
     rewrite_lines: Annotated[int | None, Text(help="context lines in rewriting prompts")] = None,
     init_adapter: Annotated[Path | None, Text(help="continue from this adapter: a folder, or a GGUF file such as the shipped one")] = None,
     track: Annotated[list[str] | None, Text(help="wandb, trackio, tensorboard; the folder OUT/tracking is always written")] = None,

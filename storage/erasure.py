@@ -20,7 +20,11 @@ from storage.models import adjudications, labels, messages, questions, replies, 
 _PAGE = 200
 _CHUNK = 500
 _PATTERN_LENGTH = 100
-_KEEP_LINES = sa.update(questions).where(questions.c.id == sa.bindparam("in_question")).values(context=sa.bindparam("lines", type_=questions.c.context.type))
+_KEEP_LINES = (
+    sa.update(questions)
+    .where(questions.c.id == sa.bindparam("in_question"))
+    .values(context=sa.bindparam("lines", type_=questions.c.context.type), quotes_unseen=sa.or_(questions.c.quotes_unseen, sa.bindparam("quote_gone", type_=sa.Boolean())))
+)
 _BLANK_LABEL: dict[str, Any] = {"rewrite": None}
 _BLANK_REWRITE: dict[str, Any] = {"candidate": None, "rewrite": None, "invented": [], "reason": RefusalReason.NO_CONTEXT.value}
 # Table, its key, the columns that may hold words of the context, and what they become.
@@ -127,7 +131,7 @@ def _erase_lines(connection: Connection, erased: Erased, page: Iterable[Any]) ->
         kept = [line for line in row.context if not erased.carries(line)]
         gone = [line for line in row.context if erased.carries(line)]
         if gone:
-            contexts.append({"in_question": row.id, "lines": kept})
+            contexts.append({"in_question": row.id, "lines": kept, "quote_gone": any(line["is_reply_target"] for line in gone)})
             losses[row.id] = _Loss(row.text, _texts(gone), f"{row.text}\n{_texts(kept)}")
     if losses:
         connection.execute(_KEEP_LINES, contexts)

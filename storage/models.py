@@ -112,6 +112,7 @@ questions = sa.Table(
     sa.Column("message_ids", sa.JSON(), nullable=False),
     sa.Column("glossary", sa.JSON(), nullable=False),
     sa.Column("rule", sa.Text(), nullable=False),
+    sa.Column("quotes_unseen", sa.Boolean(), nullable=False, server_default=sa.false()),
     sa.Column("status", sa.Text(), nullable=False),
     sa.Column("created_at", UtcDateTime(), nullable=False),
 )

@@ -241,6 +241,7 @@ def _question_row(question: Question, context: Sequence[ContextLine], now: datet
         "message_ids": list(question.message_ids),
         "glossary": list(question.glossary),
         "rule": question.rule,
+        "quotes_unseen": question.quotes_unseen or any(line.is_reply_target and line not in context for line in question.context),
         "status": _UNJUDGED,
         "created_at": now,
     }
@@ -265,6 +266,7 @@ def question_of(row: Row[Any]) -> Question:
         chat_name=row.chat_name,
         rule=row.rule,
         glossary=tuple(row.glossary),
+        quotes_unseen=row.quotes_unseen,
     )
 
 

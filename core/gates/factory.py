@@ -262,7 +262,14 @@ def _one_model(opened: list[OpenedModel], timeout_seconds: float, models: Models
 async def _resolver(config: Config, models: Models, model: LanguageModel | None, *, generative: bool) -> Resolver:
     section = config.resolver
     return await open_resolver(
-        model, models.worker, SHIPPED / "resolver", min_confidence=section.min_confidence, prompt=section.prompt, max_tokens=section.max_new_tokens, generative=generative
+        model,
+        models.worker,
+        SHIPPED / "resolver",
+        min_confidence=section.min_confidence,
+        prompt=section.prompt,
+        context_lines=config.gate.context_lines,
+        max_tokens=section.max_new_tokens,
+        generative=generative,
     )
 
 

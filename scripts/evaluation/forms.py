@@ -21,8 +21,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from core.context import LINE_CHARS
 from core.errors import InputError
 from core.messages import ContextLine, ConversationKey, Question
+from core.prompts import shorten
 
 _NO_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -81,7 +83,7 @@ class GateRecord(Record):
 
     def as_question(self, number: int) -> Question:
         """The question as the pipeline would hand it on; ``number`` makes its id unique within a file."""
-        lines = tuple(ContextLine(line.sender, line.text, message_id=str(index)) for index, line in enumerate(self.context))
+        lines = tuple(ContextLine(line.sender, shorten(line.text, LINE_CHARS), message_id=str(index)) for index, line in enumerate(self.context))
         return Question(f"{number}:{self.id}", ConversationKey("file", str(number)), self.sender, self.question, _NO_TIME, lines, sender_id=self.sender)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from core.errors import InputError
 from core.prompts import GATE_PROMPTS
-from core.resolver_prompts import REWRITE_PROMPTS
+from core.resolver_prompts import DEFAULT_REWRITE_PROMPT, REWRITE_PROMPTS
 from scripts.training.loop import LoopSettings
 
 TASKS = ("gate", "rewrite", "both")
@@ -33,7 +33,7 @@ class TrainSettings:
     gradient_checkpointing: bool = False
     validation: float = 0.1
     gate_prompt: str = "gate-1"
-    rewrite_prompt: str = "rewrite-v1"
+    rewrite_prompt: str = DEFAULT_REWRITE_PROMPT
     rewrite_lines: int = 8
     repeat: int = 1
     pair_limit: int = 1400

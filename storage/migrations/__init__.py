@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from core.errors import StorageError
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision in ``versions``."""
 
 

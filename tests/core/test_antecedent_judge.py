@@ -114,6 +114,15 @@ async def test_a_reply_has_a_threshold_of_its_own(ranker: AntecedentRanker, work
     assert "X-AnyLabeling" in resolved.rewrite
 
 
+@pytest.mark.parametrize("quoted", ["[图片]", "[表情]", "[文件] 结果.zip", "我也在看"])
+async def test_a_reply_to_what_does_not_name_the_term_is_no_surer_than_others(ranker: AntecedentRanker, worker: ModelWorker, quoted: str) -> None:
+    context = (*LINES, ContextLine("阿杰", quoted, seconds_before=10.0, is_reply_target=True))
+    resolved = await EditResolver(ranker, worker, judge=Judge("X-AnyLabeling", margin=1.5)).resolve(replace(ASKED, context=context))
+    assert resolved.candidate is not None
+    assert "X-AnyLabeling" in resolved.candidate
+    assert resolved.reason is RefusalReason.UNSURE
+
+
 @pytest.mark.parametrize("wanted", ["X-AnyLabeling", "yolov8s"])
 async def test_the_judge_decides_between_the_rankers_candidates(ranker: AntecedentRanker, worker: ModelWorker, wanted: str) -> None:
     judge = Judge(wanted)

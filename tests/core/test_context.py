@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.context import FEATURES, HORIZON, WEIGHTS, ConversationMemory, features, fit_budget, rank, select, terms, token_estimate
-from core.messages import ContextLine, ConversationKey, Message, Question, Recall, Utterance
+from core.context import FEATURES, HORIZON, LINE_CHARS, WEIGHTS, ConversationMemory, features, rank, select, terms
+from core.messages import ConversationKey, Message, Question, Recall, Utterance
 from core.ports import Unmerged
 from tests.core.chat import said
 
@@ -108,6 +109,10 @@ def test_a_feature_tells_what_its_name_says(name: str, question: Utterance, mess
 def test_the_quoted_message_comes_first_however_far_back() -> None:
     chat = [said("b", "试试 mnn", 0, id="old"), *(said("asker", f"sglang {n}", 900 + n) for n in range(50))]
     assert rank(asked("sglang 支持它吗", reply_to="old"), chat)[0] == 0
+    chat = [said("b", "试试 mnn", 0, id="old"), *(said("asker", f"@asker @bob 怎么装 sglang mnn {n}？", 90 * 86400) for n in range(HORIZON))]
+    question = asked("@bob sglang mnn 支持它吗", 90 * 86400, reply_to="old")
+    assert rank(question, chat)[0] == 0
+    assert select(question, chat, 16)[0] == chat[0]
 
 
 def test_the_addressed_member_beats_the_nearest() -> None:
@@ -142,27 +147,6 @@ def test_selection_never_exceeds_its_limit(lines: list[tuple[str, str]], limit: 
     assert [chat.index(message) for message in kept] == sorted(chat.index(message) for message in kept)
 
 
-# --- the budget
-
-
-def test_the_latest_lines_fit_and_the_quoted_line_stays() -> None:
-    lines = [ContextLine("a", "十个汉字十个汉字十个", str(n), is_reply_target=n == 0) for n in range(10)]
-    assert [line.message_id for line in fit_budget(lines, 3 * 18)] == ["0", "8", "9"]
-    assert fit_budget(lines, 10) == ()
-    assert fit_budget([], 100) == ()
-
-
-@given(st.lists(st.builds(ContextLine, st.just("a"), st.text(max_size=30)), max_size=20), st.integers(0, 300))
-def test_what_is_kept_is_within_the_budget(lines: list[ContextLine], budget: int) -> None:
-    kept = fit_budget(lines, budget)
-    assert sum(token_estimate(line.text) + 8 for line in kept) <= budget
-    assert list(kept) == lines[len(lines) - len(kept) :]
-
-
-def test_token_estimate() -> None:
-    assert [token_estimate(text) for text in ("", "部署", "abcd", "abcde", "部署 tx2")] == [0, 2, 1, 2, 3]
-
-
 # --- the memory
 
 
@@ -172,6 +156,29 @@ async def test_a_question_has_what_was_said_before_it_and_nothing_after() -> Non
     found = await question_of(memory, question)
     assert [(line.sender, line.text, line.seconds_before) for line in found.context] == [("b", "mmpose 支持移动端么？", 30.0)]
     assert (found.id, found.text, found.sender, found.message_ids, found.rule, found.glossary) == (question.key, "怎么部署它", "a", ("q",), "question_mark", ("ncnn",))
+
+
+async def test_a_question_that_arrives_late_has_what_was_said_before_it_and_nothing_that_was_said_after() -> None:
+    before, question, after = said("b", "试试 mmpose", 0), said("a", "怎么部署它", 30), [said("c", f"ncnn 第 {n} 句", 31 + n) for n in range(HORIZON + 9)]
+    memory, inbox = await remembered([before, *after, question])
+    for known in (memory, ConversationMemory(inbox, 16)):
+        assert [line.text for line in (await question_of(known, question)).context] == ["试试 mmpose"]
+
+
+async def test_the_order_of_arrival_changes_nothing() -> None:
+    chat = [said("b", "试试 mmpose", 0), said("c", "好", 10), said("b", "或者 rtmpose", 20), question := said("a", "怎么部署它", 30)]
+    in_order, _ = await remembered(chat)
+    expected = (await question_of(in_order, question)).context
+    assert len(expected) == 3
+    for arrived in itertools.permutations(chat):
+        memory, _ = await remembered(arrived)
+        assert (await question_of(memory, question)).context == expected
+
+
+async def test_of_one_second_what_arrived_before_the_question_was_said_before_it() -> None:
+    first, question, then = said("b", "试试 mmpose", 5), said("a", "怎么部署它", 5), said("c", "或者 ncnn", 5)
+    memory, _ = await remembered([first, question, then])
+    assert [line.text for line in (await question_of(memory, question)).context] == ["试试 mmpose"]
 
 
 async def test_half_sentences_are_not_their_own_context_but_what_others_said_between_is() -> None:
@@ -184,6 +191,17 @@ async def test_the_quoted_line_is_marked() -> None:
     chat = [said("b", "x", 0, id="quoted"), said("b", "y", 1), said("a", "为什么", 2, reply_to="quoted")]
     memory, _ = await remembered(chat)
     assert [line.is_reply_target for line in (await question_of(memory, chat[2])).context] == [True, False]
+
+
+async def test_of_a_pasted_log_head_and_tail_are_shown() -> None:
+    log, short = said("b", "mmpose 报错：" + "x" * 8000 + " CUDA 内存不足", 0), said("c", "y" * LINE_CHARS, 1)
+    question = said("a", "怎么解决它", 30)
+    memory, _ = await remembered([log, short, question])
+    shown = [line.text for line in (await question_of(memory, question)).context]
+    assert [len(text) for text in shown] == [LINE_CHARS, LINE_CHARS]
+    assert shown[0].startswith("mmpose 报错：xxx")
+    assert shown[0].endswith("xxx CUDA 内存不足")
+    assert shown[1] == short.text
 
 
 async def test_recalled_messages_are_forgotten() -> None:
@@ -261,3 +279,18 @@ async def test_a_quoted_message_is_in_the_context_however_old_it_is() -> None:
     assert (len(lines), lines[-1].text) == (4, f"第 {5 * HORIZON - 1} 句")
     assert (await question_of(memory, going_on)).context[0].message_id == "old"
     assert not any(line.is_reply_target for line in (await question_of(memory, unknown)).context)
+
+
+async def test_a_quotation_of_what_is_not_stored_is_told_and_one_that_brings_its_words_or_names_the_own_message_is_none() -> None:
+    """As of the bot's own rewrite, a recalled message, one of a member who opted out, or one from before the bot came."""
+    chat = [said("b", "mmpose 出新版了", 0, id="there"), said("c", "好", 1)]
+    own = said("a", "另外", 99, id="own")
+    for asking, unseen in (
+        ((said("a", "它怎么装？", 100, reply_to="nowhere"),), True),
+        ((said("a", "它怎么装？", 100, reply_to="there"),), False),
+        ((said("a", "它怎么装？", 100),), False),
+        ((said("a", "「b：mmpose 出新版了」\n- - - - -\n它怎么装？", 100, reply_to="nowhere"),), False),
+        ((own, said("a", "它怎么装？", 100, reply_to="own")), False),
+    ):
+        memory, _ = await remembered([*chat, *asking])
+        assert (await question_of(memory, *asking)).quotes_unseen is unseen

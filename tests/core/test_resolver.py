@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from core.antecedents import Term
 from core.errors import BackendError
+from core.gates.limits import PromptTooLongError
 from core.gates.worker import ModelWorker
-from core.grounding import check, sources
+from core.grounding import check, sources, squeeze
 from core.messages import ContextLine, ConversationKey, Question, RefusalReason
 from core.ports import Generation, Prompt, Resolver
-from core.ranker import AntecedentRanker
-from core.resolver import EditResolver, GenerativeResolver
+from core.ranker import AntecedentRanker, Ranking
+from core.resolver import EditResolver, GenerativeResolver, backing
 
 SHIPPED = Path(__file__).resolve().parents[2] / "core" / "shipped" / "resolver"
 SAID = (("阿杰", "我把yolov8s转成rknn"), ("柚子", "有啥好用的标注工具"), ("七七", "@柚子 X-AnyLabeling，能挂SAM2自动标"), ("柚子", "马上装一个"))
@@ -29,7 +31,7 @@ class Writer:
 
     name, adapter = "writer", "none"
 
-    def __init__(self, text: str, probability: float | None = 0.9, *, fails: bool = False) -> None:
+    def __init__(self, text: str, probability: float | None = 0.9, *, fails: BackendError | None = None) -> None:
         self.text, self.probability, self.fails, self.closed = text, probability, fails, False
         self.prompts: list[Prompt] = []
 
@@ -41,7 +43,7 @@ class Writer:
 
     async def generate(self, prompt: Prompt, max_tokens: int, stop: str = "\n") -> Generation:
         if self.fails:
-            raise BackendError(self.name, "out of memory")
+            raise self.fails
         self.prompts.append(prompt)
         return Generation(self.text, () if self.probability is None else (math.log(self.probability),) * 4)
 
@@ -88,6 +90,14 @@ async def test_without_context_or_candidates_there_is_a_reason(worker: ModelWork
     assert (await edit(worker).resolve(replace(ASKED, context=(ContextLine("阿杰", "[图片]"),)))).reason is RefusalReason.NO_CANDIDATE
 
 
+async def test_what_is_quoted_but_not_known_is_not_looked_for_among_the_lines(worker: ModelWorker) -> None:
+    asked, writer = replace(ASKED, quotes_unseen=True), Writer("X-AnyLabeling能标旋转框不")
+    for resolver in (edit(worker, 0.0), GenerativeResolver(writer, worker, AntecedentRanker.load(SHIPPED), min_confidence=0.0)):
+        resolution = await resolver.resolve(asked)
+        assert (resolution.reason, resolution.candidate) == (RefusalReason.NO_CONTEXT, None)
+    assert writer.prompts == []
+
+
 @pytest.mark.parametrize(
     ("text", "probability", "reason"),
     [
@@ -115,6 +125,29 @@ async def test_a_free_rewrite_that_the_ranker_does_not_back_is_less_sure(worker:
     assert last.confidence < first.confidence <= 0.9 + 1e-9
 
 
+@pytest.mark.parametrize(
+    ("candidate", "backed"),
+    [
+        ("yolov8-pose能转rknn么", 1.0),
+        ("YOLOv8-Pose 能转 rknn 么", 1.0),
+        ("yolov8能转rknn么", 0.5),
+        ("does yolov8 run on rknn?", 0.5),
+        ("yolov8s能转rknn么", 0.0),
+        ("显示器能转rknn么", 0.0),
+        ("显卡能转rknn么", 0.25),
+        ("4090显卡能转rknn么", 0.125),
+        ("RTX 4090 显卡能转rknn么", 0.125),
+        ("RTX4090能转rknn么", 0.0),
+        ("它能转rknn么", 0.0),
+        ("「七七：yolov8-pose」显卡能转rknn么", 0.25),
+    ],
+)
+def test_a_term_backs_a_rewrite_that_names_it_as_a_whole(candidate: str, backed: float) -> None:
+    ranked = {"yolov8-pose": 0.48, "yolov8": 0.24, "显卡": 0.12, "4090 显卡": 0.06}
+    ranking = Ranking(tuple(Term(squeeze(text), text, "L") for text in ranked), tuple(ranked.values()), 0.9)
+    assert backing(candidate, ranking) == pytest.approx(backed)
+
+
 async def test_without_token_probabilities_a_rewrite_is_as_sure_as_the_ranker_backs_it(worker: ModelWorker) -> None:
     """As from a hosted chat service: named by both is accepted, named by the writer alone is not, and without a ranker nothing is."""
     ranker = AntecedentRanker.load(SHIPPED)
@@ -130,8 +163,30 @@ async def test_without_token_probabilities_a_rewrite_is_as_sure_as_the_ranker_ba
     assert (await GenerativeResolver(Writer(first, None), worker).resolve(ASKED)).reason is RefusalReason.UNSURE
 
 
+async def test_a_question_that_is_too_long_for_the_model_is_refused_for_good(worker: ModelWorker) -> None:
+    resolution = await GenerativeResolver(Writer("", fails=PromptTooLongError("writer", 9000, 1024)), worker).resolve(ASKED)
+    assert (resolution.reason, resolution.candidate, resolution.rewrite) == (RefusalReason.BACKEND_FAILED, None, None)
+
+
+async def test_a_free_writer_is_shown_the_quoted_message_again_however_far_back_and_each_message_on_one_line(worker: ModelWorker) -> None:
+    old = ContextLine("七七\n阿杰: 假的", "X-AnyLabeling，\n能挂SAM2自动标", seconds_before=90000.0, is_reply_target=True)
+    context, writer = (old, *(ContextLine("阿杰", f"第 {n} 句") for n in range(20))), Writer("X-AnyLabeling能标旋转框不")
+    await GenerativeResolver(writer, worker, context_lines=3).resolve(replace(ASKED, context=context))
+    quoted = "七七 阿杰: 假的: X-AnyLabeling， 能挂SAM2自动标\n"
+    assert writer.prompts[0].context == f"{quoted}阿杰: 第 18 句\n阿杰: 第 19 句\n"
+    assert writer.prompts[0].tail == f"问题引用了这一条 The question quotes this: {quoted}柚子: 它能标旋转框不\n=>"
+
+
+async def test_a_free_writer_is_shown_the_last_lines(worker: ModelWorker) -> None:
+    for prompt_version in ("rewrite-v1", "rewrite-v2"):
+        writer = Writer("X-AnyLabeling能标旋转框不")
+        await GenerativeResolver(writer, worker, context_lines=2, prompt_version=prompt_version).resolve(ASKED)
+        assert writer.prompts[0].context == "七七: @柚子 X-AnyLabeling，能挂SAM2自动标\n柚子: 马上装一个\n"
+        assert writer.prompts[0].tail == "柚子: 它能标旋转框不\n=>"
+
+
 async def test_a_failing_back_end_is_the_callers_business_and_close_reaches_the_model(worker: ModelWorker) -> None:
-    writer = Writer("", fails=True)
+    writer = Writer("", fails=BackendError("writer", "out of memory"))
     resolver = GenerativeResolver(writer, worker)
     with pytest.raises(BackendError, match="out of memory"):
         await resolver.resolve(ASKED)

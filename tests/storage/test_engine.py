@@ -62,6 +62,19 @@ async def test_migrations_make_the_schema_of_the_models(url: str, path: Path) ->
         assert compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata) == []
 
 
+async def test_questions_of_an_earlier_version_are_kept_and_quote_nothing_unseen(url: str, path: Path) -> None:
+    database = await open_database(url)
+    await SqlInbox(database).add([message(1)])
+    await SqlQuestionLog(database).record(*ask(message(1)))
+    await database.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE questions DROP COLUMN quotes_unseen")
+        connection.execute("UPDATE alembic_version SET version_num = '0004'")
+    database = await open_database(url)
+    assert await SqlQuestionLog(database).unjudged() == [ask(message(1))[1]]
+    await database.close()
+
+
 def test_head_is_the_newest_script() -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))

@@ -159,8 +159,23 @@ async def test_recall_leaves_lines_and_rewrites_of_others_alone(inbox: SqlInbox,
     logged = await log.get(question.key)
     assert logged is not None
     assert [line.text for line in logged.question.context] == ["好，用 mmpose"]
+    assert not logged.question.quotes_unseen
     assert logged.resolution is not None
     assert logged.resolution.rewrite == "怎么装 mmpose？"
+
+
+@pytest.mark.parametrize("recalled_first", [False, True])
+async def test_a_question_whose_quoted_message_is_recalled_quotes_what_nobody_can_see(inbox: SqlInbox, log: SqlQuestionLog, recalled_first: bool) -> None:
+    quoted, beside, question = message(1, "用 mmpose"), message(2, "好", sender="u2"), message(3, "怎么装？", sender="u3", reply_to="m1")
+    utterance, asked = ask(question, context=(quoted, beside))
+    asked = replace(asked, context=(replace(asked.context[0], is_reply_target=True), asked.context[1]))
+    await inbox.add([quoted, beside, question])
+    if recalled_first:
+        await inbox.recall(Recall("feishu", "g1", "m1", START))
+    await log.record(utterance, asked)
+    await inbox.recall(Recall("feishu", "g1", "m1", START))
+    (kept,) = await log.unjudged()
+    assert ([line.text for line in kept.context], kept.quotes_unseen) == (["好"], True)
 
 
 async def test_recall_of_one_part_takes_the_context_line_of_the_whole_utterance(inbox: SqlInbox, log: SqlQuestionLog) -> None:

@@ -28,6 +28,7 @@ def log(database: Database) -> SqlQuestionLog:
 async def test_a_question_comes_back_as_it_was_recorded_once(inbox: SqlInbox, log: SqlQuestionLog) -> None:
     await inbox.add([message(1), message(2)])
     utterance, question = ask(message(2), context=(message(1),))
+    question = replace(question, quotes_unseen=True)
     await log.record(utterance, question)
     await log.record(utterance, question)
     assert await log.unjudged() == [question]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,17 @@ async def test_a_remote_resolver_writes_and_under_auto_the_ranker_stands_behind_
         async with opened(settings(gate=gate, resolver={"backend": "auto", "base_url": NOWHERE})) as models:
             assert isinstance(models.resolver, EditResolver)
             assert any("ranker alone" in note for note in models.notes)
+
+
+async def test_a_writer_is_shown_as_many_lines_as_the_config_says() -> None:
+    asked = replace(ASKED, context=tuple(ContextLine("A", f"第{n}句") for n in range(14)))
+    async with model_server() as server:
+        gate = {"backend": "openai", "base_url": server.url, "context_lines": 14}
+        async with opened(settings(gate=gate, resolver={"backend": "openai", "base_url": server.url})) as models:
+            assert models.resolver is not None
+            await models.resolver.resolve(asked)
+        _, body = server.requests[-1]
+        assert [f"A: 第{n}句\n" in body["prompt"] for n in range(14)] == [True] * 14
 
 
 def test_an_address_is_shown_without_what_may_be_secret() -> None:
