@@ -12,6 +12,7 @@ import structlog
 
 from core.config import GateSection, ResolverSection
 from core.errors import BackendError, ConfigError, InputError
+from core.gates.limits import SEQUENCES
 from core.gates.packaged import gguf_file, model_path
 from core.gates.worker import ModelWorker
 from core.ports import LanguageModel
@@ -201,7 +202,8 @@ async def _open_llama_cpp(source: ModelSource) -> OpenedModel:
     path = model_path(own, source.section)
     shipped = source.shipped_adapter if not own and values.adapter == "shipped" else None
     adapter = gguf_file(source.adapter, source.section, "adapter") if source.adapter else shipped
-    model = await LlamaCppModel.open(path, adapter, source.worker, context_tokens=values.context_tokens + PROMPT_RESERVE, threads=source.threads)
+    together = 2 if shipped is not None else SEQUENCES  # the shipped gate is shown the question alone: there is no prefix that branches could share
+    model = await LlamaCppModel.open(path, adapter, source.worker, context_tokens=values.context_tokens + PROMPT_RESERVE, threads=source.threads, sequences=together)
     threads = source.threads or default_threads()
     return OpenedModel("llama_cpp", model, f"llama_cpp on {threads} CPU threads", shipped is not None)
 
