@@ -35,7 +35,8 @@ def fill(path: Path, count: int = COUNT, *, labelled: range = range(0)) -> None:
         )
         connection.execute("INSERT INTO chats SELECT DISTINCT platform, chat_id, chat_id, '2026-01-01 00:00:00.000000' FROM messages")
         connection.executemany(
-            "INSERT INTO questions VALUES (?, 'feishu', ?, '技术群', 'u1', '张三', '怎么把它部署到 TX2？', ?, '[]', '[]', '[]', 'how', 'done', ?)",
+            "INSERT INTO questions (id, platform, chat_id, chat_name, sender_id, sender, text, asked_at, context, message_ids, glossary, rule, status, created_at) "
+            "VALUES (?, 'feishu', ?, '技术群', 'u1', '张三', '怎么把它部署到 TX2？', ?, '[]', '[]', '[]', 'how', 'done', ?)",
             ((f"q{n:06}", f"g{n % 20}", at(n), at(n)) for n in range(count)),
         )
         connection.executemany(

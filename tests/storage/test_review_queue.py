@@ -94,7 +94,8 @@ async def test_the_next_item_of_100_000_comes_from_an_index_in_time(database: Da
     with sqlite3.connect(path) as raw:
         ids = [f"feishu:g1:q{number}" for number in range(100_000)]
         raw.executemany(
-            "INSERT INTO questions VALUES (?, 'feishu', 'g1', '', 'u', 'u', '?', '2026-03-01 09:00:00', '[]', '[]', '[]', 'how', 'done', '2026-03-01 09:00:00')",
+            "INSERT INTO questions (id, platform, chat_id, chat_name, sender_id, sender, text, asked_at, context, message_ids, glossary, rule, status, created_at)"
+            " VALUES (?, 'feishu', 'g1', '', 'u', 'u', '?', '2026-03-01 09:00:00', '[]', '[]', '[]', 'how', 'done', '2026-03-01 09:00:00')",
             zip(ids, strict=True),
         )
         raw.executemany("INSERT INTO review_queue VALUES (?, 'refused', ?, '', '2026-03-01 09:00:00')", [(one, number % 977) for number, one in enumerate(ids)])
