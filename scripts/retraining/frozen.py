@@ -51,7 +51,7 @@ def without_test_questions(labels: Path, test: set[str], out: Path) -> tuple[int
     """Write the records of a JSON Lines file of questions that are not in the test set to ``out``. Returns how many stay and how many are left out."""
     kept, left_out = [], 0
     try:
-        lines = [line for line in labels.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = [line for line in labels.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(str(labels), f"cannot be read ({error})", "Give a snapshot folder, or a JSON Lines file of labels.") from None
     for number, line in enumerate(lines, 1):

@@ -58,7 +58,7 @@ def _lines(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(str(path), f"cannot be read ({error})", remedy) from None
     try:
-        records: list[Any] = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines() if line.strip()]
+        records: list[Any] = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\n") if line.strip()]
     except ValueError as error:
         raise InputError(str(path), f"no JSON ({error})", remedy) from None
     if not records:

@@ -39,6 +39,11 @@ def test_a_json_list_becomes_lines_that_training_reads(tmp_path: Path) -> None:
     assert questions_in(tmp_path / "out" / "all" / "a.jsonl") == {"甲", "乙"}
 
 
+def test_a_line_break_of_unicode_inside_a_question_ends_no_record(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"question": "甲\u2028乙"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert write_shares([tmp_path / "a.jsonl"], [Fraction(1)], tmp_path / "out") == {"all": 1}
+
+
 def test_shares_as_people_write_them() -> None:
     assert [parse_share(text) for text in ("1/8", "0.25", "12.5%", " 1 ")] == [Fraction(1, 8), Fraction(1, 4), Fraction(1, 8), Fraction(1)]
     for text in ("x", "0", "2", "1/0", ""):
