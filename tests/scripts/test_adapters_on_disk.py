@@ -151,6 +151,7 @@ def test_an_identity_without_its_keys_is_one_line(tmp_path: Path, identity: Any)
 
 
 def test_an_adapter_of_other_shapes_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
     from safetensors.numpy import load_file, save_file
 
     from scripts.training.base import Base

@@ -43,6 +43,8 @@ def test_a_judge_that_is_missing_or_of_other_windows_is_one_line(tmp_path: Path,
 
 @pytest.mark.parametrize("module", ["scripts.training.judge", "scripts.training.pointer"])
 def test_a_folder_of_another_run_is_one_line(tmp_path: Path, module: str) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("peft")
     base, out = tmp_path / "base.gguf", tmp_path / "out"
     base.touch()
     (out / "checkpoint").mkdir(parents=True)

@@ -130,7 +130,6 @@ def run(*arguments: str | Path) -> Any:
         ("--dropout", "2"),
         ("--method", "full", "--dora"),
         ("--method", "full", "--loraplus-ratio", "16"),
-        ("--method", "full", "--init-adapter", "run/adapter"),
         ("--label-smoothing", "1"),
         ("--threads", "-1"),
         ("--max-steps", "-1"),
@@ -139,8 +138,6 @@ def run(*arguments: str | Path) -> Any:
         ("--warmup", "-1"),
         ("--eval-every", "-1"),
         ("--save-every", "-1"),
-        ("--device", "gpu"),
-        ("--device", "cuda:99"),
         ("--schedule", "steps"),
         ("--rewrite-prompt", "dialogue-9"),
         ("--gate-prompt", "none"),
@@ -152,6 +149,13 @@ def test_a_bad_flag_ends_with_code_2_and_one_line(tmp_path: Path, arguments: tup
     assert result.exit_code == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert arguments[0] in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--method", "full", "--init-adapter", "run/adapter"), ("--device", "gpu"), ("--device", "cuda:99")])
+def test_what_torch_has_to_be_asked_about_ends_likewise(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("peft")
+    test_a_bad_flag_ends_with_code_2_and_one_line(tmp_path, arguments)
 
 
 def test_the_tracking_folder_holds_each_step_once_after_a_kill(tmp_path: Path) -> None:
