@@ -135,11 +135,10 @@ def averaged(models: Sequence[Trained]) -> Trained:
     return Trained(layers, output, sum(model.steps for model in models), float(np.mean([model.loss for model in models])))
 
 
-def judgements(trained: Trained, ids: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, list[float]]:
-    """Log-odds of the encoded questions of each file."""
+def judgements(trained: Trained, ids: Mapping[str, Sequence[Sequence[int]]], encoder: Encoder) -> dict[str, list[float]]:
+    """Log-odds of the encoded questions of each file. ``encoder`` takes the trained weights."""
     import torch
 
-    encoder = load_encoder()
     encoder.model.load_state_dict(trained.layers, strict=False)
     output = torch.nn.Linear(encoder.model.config.hidden_size, 1)
     output.load_state_dict(trained.output)
@@ -198,12 +197,12 @@ def main(
     alone = []
     for number in range(models):
         trained.append(fine_tune(ids, needs, settings, seed + number))
-        alone.append({name: dict(by_source(measured[name], values))["all"] for name, values in judgements(trained[-1], tests).items()} if models > 1 else {})
+        alone.append({name: dict(by_source(measured[name], values))["all"] for name, values in judgements(trained[-1], tests, encoder).items()} if models > 1 else {})
     final = averaged(trained)
     kept: dict[str, dict[str, float]] = {}
     figures: dict[str, Any] = {"steps": final.steps, "models": models, "seed": seed, "data_hash": data_hash(files), "questions": len(taught)}
     figures |= {"seconds": round(time.monotonic() - started, 1), "loss_last": final.loss}
-    for name, values in judgements(final, tests).items():
+    for name, values in judgements(final, tests, encoder).items():
         kept[name] = {s.id: round(value, 4) for s, value in zip(measured[name], values, strict=True)}
         figures[name] = dict(by_source(measured[name], values))
     if models > 1:
