@@ -20,8 +20,9 @@ from core.clock import Clock, SystemClock
 from core.context import ConversationMemory
 from core.errors import BackendError
 from core.events import MessageRecalled, MessageStored, QuestionAsked, QuestionJudged, QuestionResolved, UtteranceClosed
+from core.gates.limits import PromptTooLongError
 from core.merger import Merger
-from core.messages import ConversationKey, Question, Utterance, Verdict
+from core.messages import ConversationKey, Question, RefusalReason, Resolution, Utterance, Verdict
 from core.ports import Gate, Inbox, QuestionLog, Resolver, UnfinishedQuestion
 from core.question_filter import QuestionFilter
 from core.retries import RetrySchedule
@@ -248,7 +249,11 @@ class Pipeline:
 
     async def _resolve(self, question: Question, verdict: Verdict) -> None:
         assert self.resolver is not None
-        resolution = await self.resolver.resolve(question)
+        try:
+            resolution = await self.resolver.resolve(question)
+        except PromptTooLongError as error:  # it would be so every time
+            log.warning("question_too_long", backend=error.backend, problem=error.problem, effect="it goes on unresolved")
+            resolution = Resolution(None, None, 0.0, error.backend, "", RefusalReason.BACKEND_FAILED)
         await self.questions.resolved(question.id, resolution)
         if resolution.rewrite is not None:
             self.counts.resolved += 1

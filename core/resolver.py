@@ -18,7 +18,6 @@ from core.antecedent_judge import NO, YES, branch, judge_prompt
 from core.antecedents import split_quote
 from core.edit import place
 from core.errors import BackendError
-from core.gates.limits import PromptTooLongError
 from core.gates.worker import ModelWorker
 from core.grounding import refusal, tokens
 from core.messages import Question, RefusalReason, Resolution
@@ -115,16 +114,12 @@ class GenerativeResolver:
         self._prompt_version, self._context_lines, self._max_tokens = prompt_version, context_lines, max_tokens
 
     async def resolve(self, question: Question) -> Resolution:
-        """Generate greedily, then accept or refuse. A question that is too long for the model is refused: it would be so every time. Raises :class:`core.errors.BackendError`."""
+        """Generate greedily, then accept or refuse. Raises :class:`core.errors.BackendError`."""
         started = time.perf_counter()
         if not question.has_antecedents:
             return self._resolution(None, 0.0, RefusalReason.NO_CONTEXT, started)
         prompt = rewrite_prompt(self._prompt_version, question, lines_shown(question.context, self._context_lines))
-        try:
-            generation = await self._model.generate(prompt, self._max_tokens)
-        except PromptTooLongError as error:
-            log.warning("question_too_long", backend=error.backend, problem=error.problem, effect="it goes on unresolved")
-            return self._resolution(None, 0.0, RefusalReason.BACKEND_FAILED, started)
+        generation = await self._model.generate(prompt, self._max_tokens)
         candidate = generation.text.strip()
         confidence = math.exp(sum(generation.logprobs) / len(generation.logprobs)) if generation.logprobs else None
         if self._ranker is not None and candidate:

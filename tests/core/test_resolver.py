@@ -12,7 +12,6 @@ import pytest
 
 from core.antecedents import Term
 from core.errors import BackendError
-from core.gates.limits import PromptTooLongError
 from core.gates.worker import ModelWorker
 from core.grounding import check, sources, squeeze
 from core.messages import ContextLine, ConversationKey, Question, RefusalReason
@@ -161,11 +160,6 @@ async def test_without_token_probabilities_a_rewrite_is_as_sure_as_the_ranker_ba
     alone = await GenerativeResolver(Writer(last, None), worker, ranker).resolve(ASKED)
     assert (alone.candidate, alone.rewrite, alone.reason) == (last, None, RefusalReason.UNSURE)
     assert (await GenerativeResolver(Writer(first, None), worker).resolve(ASKED)).reason is RefusalReason.UNSURE
-
-
-async def test_a_question_that_is_too_long_for_the_model_is_refused_for_good(worker: ModelWorker) -> None:
-    resolution = await GenerativeResolver(Writer("", fails=PromptTooLongError("writer", 9000, 1024)), worker).resolve(ASKED)
-    assert (resolution.reason, resolution.candidate, resolution.rewrite) == (RefusalReason.BACKEND_FAILED, None, None)
 
 
 async def test_a_free_writer_is_shown_the_quoted_message_again_however_far_back_and_each_message_on_one_line(worker: ModelWorker) -> None:

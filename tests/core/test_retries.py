@@ -12,9 +12,10 @@ import pytest
 from core.bus import EventBus
 from core.errors import BackendError
 from core.events import MessageRecalled, MessageStored
-from core.gates.failover import COOL_DOWN_SECONDS, FAILURES_TO_OPEN, FailoverGate
+from core.gates.failover import COOL_DOWN_SECONDS, FAILURES_TO_OPEN, FailoverGate, FailoverResolver
+from core.gates.limits import PromptTooLongError
 from core.merger import Merger
-from core.messages import Message, Question, Recall, Resolution, Verdict
+from core.messages import Message, Question, Recall, RefusalReason, Resolution, Verdict
 from core.pipeline import Pipeline
 from core.question_filter import QuestionFilter
 from core.retries import FIRST_WAIT, LONGEST_WAIT, RetrySchedule
@@ -140,6 +141,31 @@ async def test_a_failed_rewrite_is_made_later_and_the_verdict_is_kept(tmp_path: 
     await run.clock.advance(1.0)
     await run.wait_for(lambda: writer.resolved == ["它快吗"])
     assert len(gate.judged) == 2
+    await run.stop()
+
+
+async def test_a_question_that_is_too_long_for_the_writer_goes_on_unresolved_and_is_not_asked_again(tmp_path: Path) -> None:
+    gate, writer = Server(), Server()
+    writer.down = PromptTooLongError("server", 9000, 1024)
+    run = await Running(gate, writer).start(tmp_path / "db")
+    await run.ask("ncnn 支持 int8 吗", "它快吗")
+    await run.clock.advance(10 * LONGEST_WAIT)
+    await run.pipeline.drain()
+    assert (gate.calls, writer.calls) == (2, 1)
+    kept = {row.question.text: row.resolution async for row in run.log.export_rows()}["它快吗"]
+    assert kept is not None
+    assert (kept.reason, kept.rewrite) == (RefusalReason.BACKEND_FAILED, None)
+    await run.stop()
+
+
+async def test_where_the_writer_finds_a_question_too_long_the_next_resolver_takes_it(tmp_path: Path) -> None:
+    writer, ranker = Server(), Server()
+    writer.down = PromptTooLongError("server", 9000, 1024)
+    run = Running(Server())
+    run.resolver = FailoverResolver([("server", writer), ("ranker", ranker)], clock=run.clock)
+    await run.start(tmp_path / "db")
+    await run.ask("ncnn 支持 int8 吗", "它快吗")
+    assert ranker.resolved == ["它快吗"]
     await run.stop()
 
 
