@@ -95,7 +95,8 @@ def check(question: str, rewrite: str, allowed: Iterable[str]) -> Grounding:
     invented.extend(word for word in denies - denied - quoted if word.isascii())  # Chinese ones: see _uncovered
     droppable = _droppable(question)
     wanted = [token for token in before if token not in droppable and (token in _KEPT_HAN or not is_free(token))]
-    lost = [token for token in wanted if token not in set(after)] or _moved(wanted, after)
+    kept = set(after)
+    lost = [token for token in wanted if token not in kept] or _moved(wanted, after)
     return Grounding(tuple(dict.fromkeys(invented)), tuple(dict.fromkeys([*lost, *(denied - denies)])))
 
 
@@ -145,9 +146,10 @@ def _moved(wanted: Sequence[str], after: Sequence[str]) -> list[str]:
 
 
 def _negations(text: str) -> Counter[str]:
-    """How often each negation stands in ``text``; "isn't" counts as "not"."""
+    """How often each negation stands in ``text``; "isn't" and "cannot" count as "not"."""
     plain = _NO_NEGATION.sub("~", normalise(text))
-    return Counter([*_NO_HAN.findall(plain), *("not" if word.endswith("t") and word != "without" else word for word in _NO_LATIN.findall(plain))])
+    latin = _NO_LATIN.findall(plain)
+    return Counter([*_NO_HAN.findall(plain), *("not" if word == "cannot" or word not in _NO_WORDS else word for word in latin)])
 
 
 def _quoted_negations(added: Sequence[str], haystack: str) -> Iterator[str]:
