@@ -193,11 +193,7 @@ def main(
     tests = {name: encoded(samples, encoder, longest) for name, samples in measured.items()}
     settings = EncoderSettings(epochs, batch, lr, max_steps)
     started = time.monotonic()
-    trained = []
-    alone = []
-    for number in range(models):
-        trained.append(fine_tune(ids, needs, settings, seed + number))
-        alone.append({name: dict(by_source(measured[name], values))["all"] for name, values in judgements(trained[-1], tests, encoder).items()} if models > 1 else {})
+    trained = [fine_tune(ids, needs, settings, seed + number) for number in range(models)]
     final = averaged(trained)
     kept: dict[str, dict[str, float]] = {}
     figures: dict[str, Any] = {"steps": final.steps, "models": models, "seed": seed, "data_hash": data_hash(files), "questions": len(taught)}
@@ -206,7 +202,7 @@ def main(
         kept[name] = {s.id: round(value, 4) for s, value in zip(measured[name], values, strict=True)}
         figures[name] = dict(by_source(measured[name], values))
     if models > 1:
-        figures["alone"] = alone
+        figures["alone"] = [{name: dict(by_source(measured[name], values))["all"] for name, values in judgements(one, tests, encoder).items()} for one in trained]
     out.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(out / "encoder.npz", **differences(encoder.file, final.layers, rank))  # type: ignore[arg-type]
     (out / "logits.json").write_text(json.dumps(kept) + "\n", encoding="utf-8")

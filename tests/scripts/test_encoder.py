@@ -13,6 +13,7 @@ import pytest
 from core.encoder import file_version
 from core.head import HeadWeights
 from scripts.training.e5 import load_encoder
+from scripts.training.encoder import Trained, averaged
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["怎么把它部署到 TX2？", "does it need a GPU", "ＡＢＣ　这个模型Ⅳ能跑多少fps？？", "  two   spaces  "]
@@ -28,6 +29,15 @@ def test_the_weights_that_are_trained_are_those_that_serve() -> None:
         with torch.inference_mode():
             vector = encoder.model(torch.tensor([ids])).last_hidden_state[0].mean(0).numpy()
         assert float(vector @ serving.query(text)) / float(np.linalg.norm(vector)) > 0.999
+
+
+def test_of_several_models_the_mean_of_their_weights_is_kept() -> None:
+    torch = pytest.importorskip("torch")
+    one, other = (Trained({"layer": torch.full((2, 2), value)}, {"weight": torch.full((1, 2), 10 * value)}, 5, value) for value in (1.0, 2.0))
+    mean = averaged([one, other])
+    assert torch.equal(mean.layers["layer"], torch.full((2, 2), 1.5))
+    assert torch.equal(mean.output["weight"], torch.full((1, 2), 15.0))
+    assert (mean.steps, mean.loss) == (10, 1.5)
 
 
 @pytest.mark.train
