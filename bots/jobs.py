@@ -109,7 +109,12 @@ class PeriodicJobs:
             log.error("job_failed", job=job.name, error=type(error).__name__)
             log.debug("job_failed_detail", job=job.name, detail=str(error))
         finally:
-            await self._runs.end(job.name, outcome)
+            ending = asyncio.ensure_future(self._runs.end(job.name, outcome))
+            try:
+                await asyncio.shield(ending)
+            except asyncio.CancelledError:  # the bot stops just now: how the job ended is kept all the same
+                await ending
+                raise
 
 
 def periodic_jobs(config: Config, spine: Spine, clock: Clock) -> PeriodicJobs:

@@ -78,6 +78,25 @@ async def last_outcome(database: Database) -> str:
     return last.outcome if last else ""
 
 
+async def test_a_bot_that_stops_while_a_job_notes_its_end_keeps_the_note(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    noting, end = asyncio.Event(), SqlJobRuns.end
+
+    async def slow_end(self: SqlJobRuns, name: str, outcome: str) -> None:
+        noting.set()
+        await asyncio.sleep(0)
+        await end(self, name, outcome)
+
+    monkeypatch.setattr(SqlJobRuns, "end", slow_end)
+    cron, ran = in_twelve_hours(), list[str]()
+    async with opened(url, clock := SystemClock()) as database:
+        await (await start(database, clock, cron, ran)).stop()
+    async with opened(url, clock := Later(days=5)) as database:
+        jobs = await start(database, clock, cron, ran)
+        await asyncio.wait_for(noting.wait(), 60)
+        await jobs.stop()
+        assert await last_outcome(database) == "done"
+
+
 async def test_a_new_job_waits_for_its_time_and_what_is_missed_runs_once_at_the_next_start(url: str) -> None:
     cron, ran = in_twelve_hours(), list[str]()
     async with opened(url, clock := SystemClock()) as database:
