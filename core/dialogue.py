@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -71,6 +71,7 @@ class DialogueCalibration:
 class DialogueResolver:
     """Implements :class:`core.ports.Resolver`: short dialogues are written by ``writer``, all else, and whatever the writer leaves as it is or fails at, goes to ``group``.
 
+    Where what is written is refused, ``group`` is asked too: its rewrite goes on if it is accepted, else the writer's stays as the guess.
     ``min_confidence`` None: the calibration's threshold.
     """
 
@@ -91,8 +92,10 @@ class DialogueResolver:
         candidate = generation.text.strip()
         confidence = self._calibration(generation.logprobs)
         reason, found = refusal(question, candidate, confidence, self._threshold)
-        if reason in (RefusalReason.NO_CANDIDATE, RefusalReason.UNCHANGED):
-            return await self._group.resolve(question)
+        if reason is not None:
+            second = await self._group.resolve(question)
+            if second.rewrite is not None or reason in (RefusalReason.NO_CANDIDATE, RefusalReason.UNCHANGED):
+                return replace(second, latency_ms=(time.perf_counter() - started) * 1000.0)
         return Resolution(
             candidate=candidate,
             rewrite=candidate if reason is None else None,

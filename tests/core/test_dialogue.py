@@ -52,12 +52,15 @@ class Writer:
 
 
 class Group:
-    """The resolver behind: says that it was asked."""
+    """The resolver behind: says that it was asked, and what it is sure of."""
 
     closed = False
 
+    def __init__(self, rewrite: str | None = None) -> None:
+        self.rewrite = rewrite
+
     async def resolve(self, question: Question) -> Resolution:
-        return Resolution(None, None, 0.0, "group", "p", RefusalReason.NO_CANDIDATE)
+        return Resolution(self.rewrite, self.rewrite, 0.0, "group", "p", None if self.rewrite else RefusalReason.NO_CANDIDATE)
 
     async def close(self) -> None:
         self.closed = True
@@ -105,6 +108,14 @@ async def test_what_is_written_goes_through_the_acceptance_rule(text: str, proba
     assert resolution.candidate == text
     assert resolution.rewrite == (text if reason is None else None)
     assert (resolution.model, resolution.prompt_version, resolution.adapter) == ("dialogue t", "dialogue-1", "dialogue/adapter.gguf")
+
+
+@pytest.mark.parametrize("text", ["流浪地球是谁演的", "三体是谁演的"])
+async def test_where_the_writer_is_refused_a_group_that_is_sure_speaks(text: str) -> None:
+    resolution = await DialogueResolver(Group("吴京是谁演的"), Writer(text, 0.5), CALIBRATION).resolve(ASKED)
+    assert (resolution.model, resolution.rewrite) == ("group", "吴京是谁演的")
+    sure = await DialogueResolver(Group("吴京是谁演的"), Writer("流浪地球是谁演的"), CALIBRATION).resolve(ASKED)
+    assert sure.rewrite == "流浪地球是谁演的"
 
 
 async def test_the_prompt_holds_who_speaks_as_letters_and_each_message_on_one_line() -> None:
