@@ -14,7 +14,7 @@ import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +173,25 @@ class EncoderFile:
             return dequantised(self.data[stored.offset : stored.offset + stored.size])
         return np.frombuffer(self.data, "<f4", stored.numbers, stored.offset)
 
+    @cached_property
+    def matrices(self) -> frozenset[str]:
+        """Names of the layers' matrices."""
+        return frozenset(f"l{layer}.{part}.w" for layer in range(self.shape.layers) for part in ("q", "k", "v", "ao", "fi", "fo"))
+
+    @cached_property
+    def weights(self) -> dict[str, Floats]:
+        """All tensors but the table of words, read once: the layers' matrices as (columns, rows), so that states are multiplied from the left."""
+        hidden, inner = self.shape.hidden, self.shape.inner
+        found = {}
+        for name in self.tensors:
+            if name in self.matrices:
+                found[name] = np.ascontiguousarray(self.read_tensor(name).reshape(-1, inner if ".fo." in name else hidden).T)
+            elif name in ("emb.pos", "emb.type"):
+                found[name] = self.read_tensor(name).reshape(-1, hidden).copy()
+            elif name != "emb.word":
+                found[name] = self.read_tensor(name).copy()
+        return found
+
     def words(self, ids: list[int]) -> Floats:
         """Rows (n, hidden) of the table of words: it stays 4 bit, a text needs few of its 250,000 rows."""
         stored = self.tensors["emb.word"]
@@ -247,21 +266,17 @@ def gelu(x: Floats) -> Floats:
 
 class TokenEncoder:
     """The encoder with the weights of ``file``, and the differences of ``patch`` added: a * s @ b of a matrix, with NAME.a (rows, rank) and NAME.b (rank, columns) of 8 bits and
-    NAME.s (rank,) their strengths; NAME.d of a vector.
+    NAME.s (rank,) their strengths; NAME.d of a vector. Encoders of one file share its matrices and keep their own differences beside them.
 
     :raises InputError: when a difference does not fit; ``source`` names where they come from.
     """
 
     def __init__(self, file: EncoderFile, patch: Mapping[str, NDArray[Any]] | None = None, source: str = "encoder") -> None:
         self.file, self._epsilon, self._heads = file, np.float32(file.epsilon), file.shape.heads
-        self._weights = {name: file.read_tensor(name).copy() for name in file.tensors if not name.startswith("emb.word")}
+        self._weights = dict(file.weights)
+        self._factors: dict[str, tuple[Floats, Floats]] = {}
         for name in dict.fromkeys(key[:-2] for key in patch or {} if key[-2:] in DIFFERENCES):
             self._add(name, patch or {}, source)
-        hidden, inner = file.shape.hidden, file.shape.inner
-        for layer in range(file.shape.layers):
-            for part, columns in (("q", hidden), ("k", hidden), ("v", hidden), ("ao", hidden), ("fi", hidden), ("fo", inner)):
-                name = f"l{layer}.{part}.w"
-                self._weights[name] = np.ascontiguousarray(self._weights[name].reshape(-1, columns).T)
 
     @classmethod
     def load(cls, path: Path | None = None) -> TokenEncoder:
@@ -276,14 +291,29 @@ class TokenEncoder:
             raise InputError(str(path), f"cannot be read as differences of the encoder ({error})", "Reinstall doujie, or train it: python -m scripts.training.encoder") from error
 
     def _add(self, name: str, patch: Mapping[str, NDArray[Any]], source: str) -> None:
-        vector = patch.get(f"{name}.d")
-        if vector is None:
-            strength = patch[f"{name}.s"].astype(np.float32)
-            vector = ((patch[f"{name}.a"].astype(np.float32) * strength) @ patch[f"{name}.b"].astype(np.float32)).reshape(-1)
-        weights = self._weights.get(name)
-        if weights is None or weights.size != vector.size:
-            raise InputError(source, f"it does not fit the packaged encoder at {name}", f"{_REMEDY[:-1]}, or train it again: python -m scripts.training.encoder")
-        self._weights[name] = weights + vector.astype(np.float32)
+        weights, vector = self._weights.get(name), patch.get(f"{name}.d")
+        misfit = InputError(source, f"it does not fit the packaged encoder at {name}", f"{_REMEDY[:-1]}, or train it again: python -m scripts.training.encoder")
+        if weights is None:
+            raise misfit
+        if vector is not None:
+            if weights.size != vector.size:
+                raise misfit
+            self._weights[name] = weights + vector.astype(np.float32).reshape(weights.shape)
+            return
+        left, right = patch[f"{name}.a"].astype(np.float32) * patch[f"{name}.s"].astype(np.float32), patch[f"{name}.b"].astype(np.float32)
+        if (left.shape[0], right.shape[1]) != (weights.shape[::-1] if name in self.file.matrices else weights.shape):
+            raise misfit
+        if name in self.file.matrices:
+            self._factors[name] = np.ascontiguousarray(right.T), np.ascontiguousarray(left.T)
+        else:
+            self._weights[name] = weights + left @ right
+
+    def _times(self, x: Floats, name: str) -> Floats:
+        """``x`` through a layer's matrix, its bias added."""
+        product: Floats = x @ self._weights[f"{name}.w"] + self._weights[f"{name}.b"]
+        if factors := self._factors.get(f"{name}.w"):
+            product += (x @ factors[0]) @ factors[1]
+        return product
 
     def hidden(self, ids: list[int]) -> Floats:
         """States of the last layer, (len(ids), hidden); at most as many ids as there are positions.
@@ -296,17 +326,17 @@ class TokenEncoder:
     def _hidden(self, ids: list[int]) -> Floats:
         w, width = self._weights, self.file.shape.hidden
         n, depth = len(ids), width // self._heads
-        x = self.file.words(ids) + w["emb.pos"].reshape(-1, width)[:n] + w["emb.type"].reshape(-1, width)[0]
+        x = self.file.words(ids) + w["emb.pos"][:n] + w["emb.type"][0]
         x = self._norm(x, "emb.ln")
         scale = np.float32(1 / np.sqrt(depth))
         for layer in range(self.file.shape.layers):
             at = f"l{layer}."
-            q, k, v = ((x @ w[f"{at}{part}.w"] + w[f"{at}{part}.b"]).reshape(n, self._heads, depth).transpose(1, 0, 2) for part in "qkv")
+            q, k, v = (self._times(x, f"{at}{part}").reshape(n, self._heads, depth).transpose(1, 0, 2) for part in "qkv")
             scores = (q @ k.transpose(0, 2, 1)) * scale
             scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
             mixed: Floats = ((scores / scores.sum(axis=-1, keepdims=True)) @ v).transpose(1, 0, 2).reshape(n, width)
-            x = self._norm(x + mixed @ w[f"{at}ao.w"] + w[f"{at}ao.b"], f"{at}aln")
-            x = self._norm(x + gelu(x @ w[f"{at}fi.w"] + w[f"{at}fi.b"]) @ w[f"{at}fo.w"] + w[f"{at}fo.b"], f"{at}oln")
+            x = self._norm(x + self._times(mixed, f"{at}ao"), f"{at}aln")
+            x = self._norm(x + self._times(gelu(self._times(x, f"{at}fi")), f"{at}fo"), f"{at}oln")
         return x
 
     def _norm(self, x: Floats, name: str) -> Floats:
