@@ -27,6 +27,11 @@ _PRONOUN = re.compile(r"它|他|她|这|那|前者|后者|\b(?:it|its|that|this|
 _REFERRING_HEAD = re.compile(
     r"(?:这|那|哪)(?:一|两|几|三)?(?:个|款|种|块|台|套|条|张|件|边|些|家|只|份|本|门|批|把|组|项)?([\u3400-\u9fff]{0,3})|\b(?:the|that|this|those|these)\s+([a-z0-9-]+)", re.I
 )
+#: What joins alternatives, as it stands after the first and before the next of them.
+_JOINED = r"(?:和|跟|与|还是|或者|或|对比|、|/|(?<![a-z])(?:vs\.?|or|and|versus)(?![a-z]))"
+_BEFORE_ANOTHER, _AFTER_ANOTHER = re.compile(rf"\s*{_JOINED}\s*\S", re.I), re.compile(rf"\S\s*{_JOINED}\s*$", re.I)
+_FORMER = re.compile(r"前者|前一(?:个|种|款|台|家)|前面(?:这|那|的)|第一(?:个|种|款|台|家)|头一(?:个|种|款)|\b(?:the former|the first)\b", re.I)
+_LATTER = re.compile(r"后者|后一(?:个|种|款|台|家)|后面(?:这|那|的)|第二(?:个|种|款|台|家)|最后(?:那|一)(?:个|种|款|台|家)|\b(?:the latter|the second|the last one)\b", re.I)
 _AT = re.compile(r"@([^\s@，,。:：]+)")
 
 
@@ -201,7 +206,7 @@ TERM_FEATURES = [
     "best_addressed", "best_n_terms", "best_is_askers_last", "question_length", "question_pronoun",
     "question_has_head", "question_latin", "n_lines_all", "asker_mentioned", "partner_mentioned",
     "mentions_after_share", "latin_in_window", "first_mention_by_asker", "last_mention_by_asker",
-    "before_tag", "after_tag", "is_top_line_only",
+    "before_tag", "after_tag", "is_top_line_only", "place_in_pair", "place_asked_for", "option_named_later",
 ]
 # fmt: on
 
@@ -225,11 +230,24 @@ def terms_of(scene: Scene) -> list[Term]:
     return [term for term in terms if term.key not in asked]
 
 
+def place_in_pair(text: str, start: int, end: int) -> int:
+    """Of a term at ``start`` to ``end`` among alternatives that are named side by side ("A 还是 B", "A or B"): 1 the first, 2 the last, 3 one between, 0 alone."""
+    first, last = bool(_BEFORE_ANOTHER.match(text, end)), bool(_AFTER_ANOTHER.search(text[:start]))
+    return 3 if first and last else 1 if first else 2 if last else 0
+
+
+def place_asked_for(question: str) -> int:
+    """Which of two alternatives a question means: 1 the former, 2 the latter, 0 neither or both."""
+    former, latter = bool(_FORMER.search(question)), bool(_LATTER.search(question))
+    return 0 if former == latter else 1 if former else 2
+
+
 def term_features(scene: Scene, terms: Sequence[Term], lines: Array, line_scores: Array, rarity: Callable[[str], float]) -> Array:
     """Features of each term, (len(terms), len(TERM_FEATURES)). ``lines`` from :func:`line_features`, ``line_scores`` the line ranker's probabilities (n,)."""
     n = len(scene.lines)
     column = {name: index for index, name in enumerate(LINE_FEATURES)}
     flat_lines = [squeeze(line.text) for line in scene.lines]
+    bodies = [split_quote(line.text)[2] or line.text for line in scene.lines]
     line_rank = _rank(line_scores)
     top = float(line_scores.max()) if n else 0.0
     asked_flat, asked = squeeze(scene.question), bigrams(scene.question)
@@ -240,15 +258,14 @@ def term_features(scene: Scene, terms: Sequence[Term], lines: Array, line_scores
         for line in term.lines:
             per_line.setdefault(line, []).append(term)
     latin = [(term.key, term.lines[-1]) for term in terms if "L" in term.tags]
-    quote = squeeze(scene.quote)
+    quote, wanted = squeeze(scene.quote), place_asked_for(scene.question)
     rows = []
     for term in terms:
         where = term.lines
         best = max(where, key=lambda i: (line_scores[i], i))
         start = max(offset for line, offset in term.mentions if line == best)
         text = scene.lines[best].text
-        body = split_quote(text)[2] or text
-        words = tokenise(body)
+        words = tokenise(bodies[best])
         before = next((word.tag for word in reversed(words) if word.end <= start), "P")
         after = next((word.tag for word in words if word.start >= start + len(term.text)), "P")
         same_line = per_line[best]
@@ -257,6 +274,8 @@ def term_features(scene: Scene, terms: Sequence[Term], lines: Array, line_scores
         nearer = sum(1 for key, last in latin if last > where[-1] and key not in term.key and term.key not in key)
         letters = [c for c in term.text if c.isalpha() and c.isascii()]
         row = lines[best]
+        places = [(line, place_in_pair(bodies[line], at, at + len(term.text))) for line, at in term.mentions]
+        option, place = next(((line, place) for line, place in reversed(places) if place), (-1, 0))
         rows.append(
             [
                 line_scores[where].max(),
@@ -329,6 +348,9 @@ def term_features(scene: Scene, terms: Sequence[Term], lines: Array, line_scores
                 _TAG_CODE.get(before, 0),
                 _TAG_CODE.get(after, 0),
                 len(standing) == 1 and line_rank[best] == 0,
+                place,
+                0 if not wanted or place not in (1, 2) else 1 if place == wanted else -1,
+                sum(i > option and scene.lines[i].sender != scene.lines[option].sender for i in standing) if place else 0,
             ]
         )
     return np.array(rows, dtype=np.float64).reshape(len(terms), len(TERM_FEATURES))

@@ -1,8 +1,9 @@
 """Ranking candidate antecedents with shipped models, and how sure the first one is.
 
 Two gradient-boosted models (:mod:`core.trees`): ``lines.txt`` gives each earlier line the probability that it names the antecedent, ``terms.txt`` scores each
-candidate term (lambdarank). A language model may judge the best of them (:mod:`core.antecedent_judge`). ``meta.json`` holds the logistic models of P(the first term is
-right), with and without the judge, how both scores are combined, word frequencies, thresholds, version and the hash of the training data.
+candidate term (lambdarank). A small encoder may point at one of them (:mod:`core.antecedent_pointer`), a language model judge the best (:mod:`core.antecedent_judge`).
+``meta.json`` holds the logistic model of P(the first term is right) and its threshold, the same for whatever speaks beside the trees (:mod:`core.combining`), word
+frequencies, version and the hash of the training data.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from typing import Any
 import numpy as np
 
 from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Scene, line_features, term_features, terms_of
-from core.antecedent_judge import shortlist
+from core.antecedent_pointer import AntecedentPointer
 from core.antecedents import Term, tokenise
+from core.combining import Candidates, Combination, Logistic, combined_features, combined_names, softmax
 from core.errors import InputError
 from core.grounding import squeeze
 from core.messages import Question
 from core.trees import Array, Trees
 
-RANKER_FORMAT = 4
+RANKER_FORMAT = 5
 
 # fmt: off
 CONFIDENCE_COLUMNS = [
@@ -38,49 +40,21 @@ CONFIDENCE_FEATURES = (
     *["score", "margin", "share_of_kin", "share_of_lines", "share", "line_first", "line_margin", "line_three", "line_of_term", "line_share", "n_terms", "n_lines"],
     *CONFIDENCE_COLUMNS,
 )
-# fmt: off
-JUDGED_FEATURES = (
-    "margin", "share_of_kin", "share", "judge_first", "judge_margin", "judge_best", "score_margin", "plain_log_odds", "ranker_agrees", "line_first", "line_margin", "line_of_term",
-    "n_terms", "n_lines", "quotes",
-    "in_quote", "tag_latin", "length", "rarity", "best_distance", "question_length", "question_pronoun", "question_has_head", "question_latin", "rank_rivals_nearer",
-)
-_JUDGED_COLUMNS = JUDGED_FEATURES[JUDGED_FEATURES.index("in_quote") :]
-# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Candidates, best first, with their shares (softmax of the scores, sum 1); ``confidence`` is P(the first one is right)."""
+    """Candidates, best first, with their shares (softmax of the scores, sum 1); ``confidence`` is P(the first one is right), ``threshold`` the least that is accepted."""
 
     terms: tuple[Term, ...]
     shares: tuple[float, ...]
     confidence: float
+    threshold: float
 
     def share_of(self, text: str) -> float:
         """The share of the best term that stands in ``text``; 0 when none does."""
         held = squeeze(text)
         return next((share for term, share in zip(self.terms, self.shares, strict=True) if term.key in held), 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """What the trees make of a question: its candidate terms with features (n, len(TERM_FEATURES)) and scores (n,), and the probabilities of its lines (m,)."""
-
-    scene: Scene
-    terms: tuple[Term, ...]
-    rows: Array
-    scores: Array
-    line_scores: Array
-
-    @property
-    def shortlist(self) -> list[int]:
-        """Indices of the terms that a judge is asked about, best first."""
-        return shortlist(self.scores)
-
-
-def softmax(scores: Array) -> Array:
-    weights = np.exp(scores - scores.max())
-    return np.asarray(weights / weights.sum())
 
 
 def rarity_table(frequency: dict[str, int], windows: int) -> Callable[[str], float]:
@@ -110,78 +84,16 @@ def confidence_features(terms: Sequence[Term], scores: Array, line_scores: Array
     ])  # fmt: skip
 
 
-def judged_features(found: Candidates, combined: Array, margins: Array, plain: float) -> Array:
-    """What tells whether the first term of a judged shortlist is right, (len(JUDGED_FEATURES),).
-
-    ``combined`` and ``margins`` are of the shortlist (k,), ``plain`` is the confidence without judge.
-    """
-    chosen = found.shortlist
-    order = np.argsort(-combined, kind="stable")
-    best, share = order[0], softmax(combined)
-    keys = [found.terms[index].key for index in chosen]
-    kin = [i for i, key in enumerate(keys) if key in keys[best] or keys[best] in key]
-    rival = next((i for i in order if i not in kin), None)
-    ranked = np.sort(found.line_scores)[::-1]
-    scores, column = found.scores[chosen], dict(zip(TERM_FEATURES, found.rows[chosen[best]], strict=True))
-    gaps = [float(values[best] - (values[rival] if rival is not None else values.min() - 1.0)) for values in (combined, margins, scores)]
-    return np.array([
-        gaps[0], share[kin].sum(), share[best], margins[best], gaps[1], margins.max(), gaps[2], math.log(max(plain, 1e-6) / max(1.0 - plain, 1e-6)), 0 in kin,
-        ranked[0], ranked[0] - (ranked[1] if len(ranked) > 1 else 0.0), found.line_scores[found.terms[chosen[best]].lines].max(), len(found.terms), len(found.line_scores),
-        bool(found.scene.quote), *(column[name] for name in _JUDGED_COLUMNS),
-    ])  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Logistic:
-    """Logistic regression on standardised features."""
-
-    mean: Array
-    scale: Array
-    weights: Array
-    bias: float
-
-    def __call__(self, row: Array) -> float:
-        z = float(self.weights @ ((np.nan_to_num(row, nan=0.0) - self.mean) / self.scale)) + self.bias
-        return 1.0 / (1.0 + math.exp(-max(-40.0, min(40.0, z))))
-
-    @classmethod
-    def of(cls, data: dict[str, Any]) -> Logistic:
-        return cls(np.array(data["mean"]), np.array(data["scale"]), np.array(data["weights"]), float(data["bias"]))
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedModel:
-    """How scores of the trees and margins of a judge become one ranking. ``threshold`` is the least confidence of an accepted rewrite, ``reply_threshold`` that of one whose term
-    stands in the message that the question quotes. The first leaves at most three in twenty that do not say all that is meant, the second at most three that name something else.
-    """
-
-    score_weight: float
-    margin_weight: float
-    confidence: Logistic
-    threshold: float
-    reply_threshold: float
-
-    @classmethod
-    def of(cls, data: dict[str, Any]) -> JudgedModel:
-        bounds = float(data["threshold"]), float(data["reply_threshold"])
-        return cls(float(data["score_weight"]), float(data["margin_weight"]), Logistic.of(data["confidence"]), *bounds)
-
-    def least_confidence(self, scene: Scene, term: Term) -> float:
-        """Of an accepted rewrite with ``term``: a quoted picture names nothing, and makes no other term surer."""
-        return self.reply_threshold if term.key in squeeze(scene.quote) else self.threshold
-
-    def combine(self, scores: Array, margins: Array) -> Array:
-        return self.score_weight * scores + self.margin_weight * margins
-
-
 class AntecedentRanker:
-    """The models of a folder. ``threshold`` is the shipped least confidence of an accepted rewrite without a judge, that of ``judged`` the one with it."""
+    """The models of a folder; ``pointer`` where one is there and the packaged encoder is installed. What speaks beside the trees has to be in ``meta``, with its weights."""
 
-    def __init__(self, lines: Trees, terms: Trees, meta: dict[str, Any]) -> None:
+    def __init__(self, lines: Trees, terms: Trees, meta: dict[str, Any], pointer: AntecedentPointer | None = None) -> None:
         self._lines, self._terms, self._confidence = lines, terms, Logistic.of(meta["confidence"])
         self._rarity = rarity_table(meta["word_frequency"], int(meta["windows"]))
-        self.version, self.threshold = str(meta["version"]), float(meta["threshold"])
-        self.judged = JudgedModel.of(meta["judged"]) if meta.get("judged") else None
+        self._threshold = float(meta["threshold"])
+        self.version, self.pointer = str(meta["version"]), pointer
+        self._point_weight = float(meta["point_weight"])
+        self.combinations = {found.sources: found for found in map(Combination.of, meta["combined"])}
 
     @classmethod
     def load(cls, folder: Path) -> AntecedentRanker:
@@ -194,11 +106,10 @@ class AntecedentRanker:
         except json.JSONDecodeError as error:
             raise InputError(str(folder / "meta.json"), f"not JSON ({error.msg})", "Reinstall doujie, or train it: python -m scripts.training.ranker") from None
         columns = [list(LINE_FEATURES), list(TERM_FEATURES), list(CONFIDENCE_FEATURES)]
-        judged = meta.get("judged") or {"confidence": {"features": list(JUDGED_FEATURES)}}
-        fits = [*(model.names for model in models), meta["confidence"]["features"]] == columns and judged["confidence"]["features"] == list(JUDGED_FEATURES)
-        if meta.get("format") != RANKER_FORMAT or not fits:
+        fits = [*(model.names for model in models), meta["confidence"]["features"]] == columns
+        if meta.get("format") != RANKER_FORMAT or not fits or any(one["confidence"]["features"] != list(combined_names(one["sources"])) for one in meta["combined"]):
             raise InputError(str(folder), "these models were made for other features", "Train them again: python -m scripts.training.ranker")
-        return cls(models[0], models[1], meta)
+        return cls(models[0], models[1], meta, _pointer(folder / "pointer.npz"))
 
     def candidates(self, question: Question) -> Candidates | None:
         """Candidate antecedents of ``question``, scored; None when its context holds none."""
@@ -209,23 +120,38 @@ class AntecedentRanker:
         lines = line_features(scene)
         line_scores = self._lines(lines)
         rows = term_features(scene, terms, lines, line_scores, self._rarity)
-        return Candidates(scene, tuple(terms), rows, self._terms(rows), line_scores)
+        points = None if self.pointer is None else self.pointer.point(scene, terms, line_scores)
+        return Candidates(scene, tuple(terms), rows, self._terms(rows), line_scores, points, self._point_weight)
 
-    def rank(self, found: Candidates) -> Ranking:
-        """By the trees alone."""
-        order = np.argsort(-found.scores, kind="stable")
-        shares = softmax(found.scores)[order]
-        return Ranking(tuple(found.terms[index] for index in order), tuple(float(share) for share in shares), self._plain_confidence(found))
-
-    def rank_judged(self, found: Candidates, margins: Sequence[float]) -> Ranking:
-        """The shortlist by trees and judge together. ``margins``: log-odds of yes, one for each of the shortlist. Only where ``judged`` is there."""
-        assert self.judged is not None
-        chosen, judged = found.shortlist, np.asarray(margins, dtype=float)
-        combined = self.judged.combine(found.scores[chosen], judged)
-        sure = self.judged.confidence(judged_features(found, combined, judged, self._plain_confidence(found)))
-        order = np.argsort(-combined, kind="stable")
-        shares = softmax(combined)[order]
-        return Ranking(tuple(found.terms[chosen[index]] for index in order), tuple(float(share) for share in shares), sure)
+    def rank(self, found: Candidates, margins: Sequence[float] | None = None) -> Ranking:
+        """By the trees and whatever else speaks. ``margins``: a judge's log-odds of yes, one for each of the shortlist."""
+        chosen, values = found.shortlist, {}
+        if found.points is not None:
+            values["pointer"] = found.points[chosen]
+        if margins is not None:
+            values["judge"] = np.asarray(margins, dtype=float)
+        plain = self._plain_confidence(found)
+        together = self.combinations.get(tuple(values))
+        if together is None:
+            return _ranking(found, list(range(len(found.terms))), found.scores, plain, self._threshold)
+        combined = together.combine(found.scores[chosen], values)
+        first = found.terms[chosen[int(np.argmax(combined))]]
+        sure = together.confidence(combined_features(found, combined, values, plain))
+        return _ranking(found, chosen, combined, sure, together.least_confidence(found.scene, first))
 
     def _plain_confidence(self, found: Candidates) -> float:
         return self._confidence(confidence_features(found.terms, found.scores, found.line_scores, found.rows))
+
+
+def _ranking(found: Candidates, chosen: Sequence[int], scores: Array, confidence: float, threshold: float) -> Ranking:
+    order = np.argsort(-scores, kind="stable")
+    shares = softmax(scores)[order]
+    return Ranking(tuple(found.terms[chosen[index]] for index in order), tuple(float(share) for share in shares), confidence, threshold)
+
+
+def _pointer(path: Path) -> AntecedentPointer | None:
+    """None where there is none, or no encoder to run it."""
+    try:
+        return AntecedentPointer.load(path) if path.exists() else None
+    except ImportError:
+        return None

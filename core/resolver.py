@@ -16,13 +16,14 @@ import structlog
 
 from core.antecedent_judge import NO, YES, branch, judge_prompt
 from core.antecedents import split_quote
+from core.combining import Candidates
 from core.edit import place
 from core.errors import BackendError
 from core.gates.worker import ModelWorker
 from core.grounding import refusal, tokens
 from core.messages import Question, RefusalReason, Resolution
 from core.ports import LanguageModel, Prompt
-from core.ranker import AntecedentRanker, Candidates, Ranking
+from core.ranker import AntecedentRanker, Ranking
 from core.resolver_prompts import DEFAULT_REWRITE_PROMPT, lines_shown, rewrite_prompt
 
 log = structlog.get_logger(__name__)
@@ -42,6 +43,11 @@ class EditResolver:
         self._ranker, self._worker, self._judge = ranker, worker, judge
         self._min_confidence = min_confidence
 
+    @property
+    def points(self) -> bool:
+        """Whether a pointer takes part (:mod:`core.antecedent_pointer`)."""
+        return self._ranker.pointer is not None
+
     async def resolve(self, question: Question) -> Resolution:
         """The best term that passes the acceptance rule, or the reason why there is none."""
         started = time.perf_counter()
@@ -51,9 +57,9 @@ class EditResolver:
         invented: tuple[str, ...] = ()
         found = await self._worker.run(self._ranker.candidates, question) if question.has_antecedents else None
         if found is not None:
-            ranking, threshold, adapter = await self._rank(found)
+            ranking, adapter = await self._rank(found)
             candidate, confidence = place(question.text, ranking.terms[0].text), ranking.confidence
-            reason, grounding = refusal(question, candidate, confidence, threshold)
+            reason, grounding = refusal(question, candidate, confidence, ranking.threshold if self._min_confidence is None else self._min_confidence)
             invented = grounding.invented
         return Resolution(
             candidate=candidate,
@@ -67,18 +73,15 @@ class EditResolver:
             invented=invented,
         )
 
-    async def _rank(self, found: Candidates) -> tuple[Ranking, float, str]:
-        """(ranking, least confidence, adapter of the judge that took part)."""
-        own = self._min_confidence
-        if self._judge is not None and self._ranker.judged is not None:
+    async def _rank(self, found: Candidates) -> tuple[Ranking, str]:
+        """(ranking, adapter of the judge that took part)."""
+        margins, adapter = None, ""
+        if self._judge is not None:
             try:
-                margins = await self._margins(found, self._judge)
+                margins, adapter = await self._margins(found, self._judge), self._judge.adapter
             except BackendError as error:
                 log.warning("judge_failed", backend=error.backend, problem=error.problem, effect="the ranker decides alone")
-            else:
-                ranking = await self._worker.run(self._ranker.rank_judged, found, margins)
-                return ranking, self._ranker.judged.least_confidence(found.scene, ranking.terms[0]) if own is None else own, self._judge.adapter
-        return await self._worker.run(self._ranker.rank, found), self._ranker.threshold if own is None else own, ""
+        return await self._worker.run(self._ranker.rank, found, margins), adapter
 
     async def _margins(self, found: Candidates, judge: LanguageModel) -> list[float]:
         """Log-odds of yes of each term of the shortlist."""

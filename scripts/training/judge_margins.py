@@ -12,27 +12,27 @@ import numpy as np
 import typer
 
 from core.antecedent_features import Array
-from core.antecedent_judge import CANDIDATES, NO, YES, branch, judge_prompt, shortlist
+from core.antecedent_judge import NO, YES, branch, judge_prompt, shortlist
 from core.errors import InputError
 from scripts.training.data import data_hash
 from scripts.training.ranker_data import Case
 
 
 def judged(
-    gguf: Path, adapter: Path, found: Sequence[Case], chosen: Sequence[int], line_scores: Sequence[Array], scores: Sequence[Array], threads: int = 0
-) -> dict[str, list[float]]:
-    """Margins of the shortlists of the ``chosen`` cases, by id, as the resolver will see them: by llama.cpp on the quantised model."""
+    gguf: Path, adapter: Path, found: Sequence[Case], chosen: Sequence[int], line_scores: Sequence[Array], asked: Sequence[Sequence[int]], threads: int = 0
+) -> dict[str, dict[int, float]]:
+    """Margins of the ``chosen`` cases by id and index of the term, as the resolver will see them: by llama.cpp on the quantised model. ``asked``: the terms of each chosen case."""
     from core.gates.llama_engine import LlamaEngine
 
     engine = LlamaEngine(gguf, adapter, threads=threads)
     try:
         yes, no = engine.tokenize(YES)[0], engine.tokenize(NO)[0]
-        answers: dict[str, list[float]] = {}
-        for number, index in enumerate(chosen, 1):
+        answers: dict[str, dict[int, float]] = {}
+        for number, (index, terms) in enumerate(zip(chosen, asked, strict=True), 1):
             case = found[index]
             prompt = engine.tokenize(judge_prompt(case.scene, line_scores[index]), start=True)
-            branches = [engine.tokenize(branch(case.terms[t])) for t in shortlist(scores[index])]
-            answers[case.id] = [round(a - b, 4) for a, b in engine.branch_logprobs(prompt, branches, [yes, no])]
+            margins = engine.branch_logprobs(prompt, [engine.tokenize(branch(case.terms[t])) for t in terms], [yes, no])
+            answers[case.id] = {term: round(a - b, 4) for term, (a, b) in zip(terms, margins, strict=True)}
             if number % 50 == 0:
                 typer.echo(f"judged {number}/{len(chosen)}", err=True)
         return answers
@@ -40,16 +40,23 @@ def judged(
         engine.close()
 
 
-def judge_of(folder: Path, files: Sequence[Path], seed: int) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """(figures, margins by id) that scripts.training.judge left in ``folder``. Raises InputError when it is not there, or of other shortlists."""
+def terms_asked(scores: Array, points: Array | None, point_weight: float) -> list[int]:
+    """The terms of a question that are judged: the shortlist of the trees alone, and that of trees and pointer together."""
+    both = shortlist(scores) if points is None else [*shortlist(scores), *shortlist(scores + point_weight * points)]
+    return list(dict.fromkeys(both))
+
+
+def measured_by(folder: Path, files: Sequence[Path], seed: int) -> tuple[dict[str, Any], dict[str, dict[int, float]]]:
+    """(figures, numbers by id and index of the term) that scripts.training.judge or scripts.training.pointer left in ``folder``. Raises InputError when they are not there, or of
+    other questions."""
     try:
         about: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        margins: dict[str, list[float]] = json.loads((folder / "margins.json").read_text(encoding="utf-8"))
+        numbers = json.loads((folder / "said.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(str(folder), f"no folder of a trained judge ({error})", "Make it: python -m scripts.training.judge") from None
+        raise InputError(str(folder), f"no folder of a trained judge or pointer ({error})", "Make it: python -m scripts.training.judge, or scripts.training.pointer") from None
     if (about.get("seed"), about.get("data_hash")) != (seed, data_hash(files)):
-        raise InputError(str(folder), "its margins are of other shortlists", "Give the files and the seed that it was measured with.")
-    return about, margins
+        raise InputError(str(folder), "its figures are of other shortlists", "Give the files and the seed that it was measured with.")
+    return about, {name: {int(term): float(number) for term, number in said.items()} for name, said in numbers.items()}
 
 
 def held_out(found: Sequence[Case], held: int, seed: int, most: int) -> list[int]:
@@ -59,13 +66,13 @@ def held_out(found: Sequence[Case], held: int, seed: int, most: int) -> list[int
     return sorted(rng.sample(chosen, min(most, len(chosen))))
 
 
-def first_right(found: Sequence[Case], chosen: Sequence[int], scores: Sequence[Array], answers: dict[str, list[float]]) -> dict[str, float]:
-    """Share of resolvable questions whose first candidate is right: by the ranker, by the judge among the shortlist, and the shortlist's upper bound."""
+def first_right(found: Sequence[Case], chosen: Sequence[int], scores: Sequence[Array], answers: dict[str, dict[int, float]]) -> dict[str, float]:
+    """Share of resolvable questions whose first candidate is right: by the ranker, by the judge among the terms that it was asked about, and the upper bound of those."""
     some = [i for i in chosen if found[i].resolvable]
-    lists = [shortlist(scores[i]) for i in some]
+    asked = [answers[found[i].id] for i in some]
     return {
         "questions": len(some),
-        "ranker": float(np.mean([found[i].grades[order[0]] >= 1 for i, order in zip(some, lists, strict=True)])),
-        "judge": float(np.mean([found[i].grades[order[int(np.argmax(answers[found[i].id]))]] >= 1 for i, order in zip(some, lists, strict=True)])),
-        f"among_{CANDIDATES}": float(np.mean([(found[i].grades[list(order)] >= 1).any() for i, order in zip(some, lists, strict=True)])),
+        "ranker": float(np.mean([found[i].grades[shortlist(scores[i], 1)[0]] >= 1 for i in some])),
+        "judge": float(np.mean([found[i].grades[max(said, key=said.__getitem__)] >= 1 for i, said in zip(some, asked, strict=True)])),
+        "among_asked": float(np.mean([(found[i].grades[list(said)] >= 1).any() for i, said in zip(some, asked, strict=True)])),
     }

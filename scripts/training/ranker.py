@@ -23,9 +23,10 @@ import typer
 from numpy.typing import NDArray
 
 from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Array, term_features
+from core.combining import Logistic
 from core.ranker import CONFIDENCE_FEATURES, RANKER_FORMAT, confidence_features, rarity_table
 from scripts.arguments import one_line_errors
-from scripts.training.judge_margins import judge_of
+from scripts.training.judge_margins import measured_by
 from scripts.training.ranker_data import REPLIES, Case, cases, read_windows, wilson_upper, word_frequency
 
 LINE_SETTINGS = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 15, "min_data_in_leaf": 20, "feature_fraction": 0.5}
@@ -79,7 +80,7 @@ def fit_terms(found: Sequence[Case], rows: Sequence[Array], seed: int) -> Any:
 
 
 def fit_logistic(rows: Array, right: NDArray[np.bool_], weights: Array, names: Sequence[str], penalty: float) -> dict[str, Any]:
-    """Logistic regression as plain numbers, the form of :class:`core.ranker.Logistic`. ``penalty`` is scikit-learn's C."""
+    """Logistic regression as plain numbers, the form of :class:`core.combining.Logistic`. ``penalty`` is scikit-learn's C."""
     from sklearn.linear_model import LogisticRegression
 
     clean = np.nan_to_num(rows, nan=0.0)
@@ -90,8 +91,6 @@ def fit_logistic(rows: Array, right: NDArray[np.bool_], weights: Array, names: S
 
 def out_of_fold(found: Sequence[Case], folds: NDArray[np.int64], rarity: Callable[[str], float], seed: int, shuffle_labels: bool = False) -> Scored:
     """Score every case by models that never saw its fold. ``shuffle_labels`` permutes the grades within each training question: the baseline that a leak would beat."""
-    from core.ranker import Logistic
-
     rng = np.random.default_rng(seed)
     line_scores: list[Array] = [np.zeros(0)] * len(found)
     scores: list[Array] = [np.zeros(0)] * len(found)
@@ -191,11 +190,12 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for lines.txt, terms.txt, meta.json and metrics.json.")] = Path("core/shipped/resolver"),
     seed: Annotated[int, typer.Option(help="Seed of all models.")] = 1,
     judge: Annotated[Path | None, typer.Option(help="Folder that scripts.training.judge wrote: its adapter is shipped beside, its margins are calibrated.")] = None,
+    pointer: Annotated[Path | None, typer.Option(help="Folder that scripts.training.pointer wrote: the same.")] = None,
     baselines: Annotated[bool, typer.Option(help="Also measure shuffled labels and the transfer between groups of authors.")] = False,
 ) -> None:
     """Train, cross-validate across authors, choose the threshold, and write the models."""
     windows = read_windows(files)
-    about, margins = judge_of(judge, files, seed) if judge is not None else ({}, {})
+    measured = {name: measured_by(folder, files, seed) for name, folder in (("pointer", pointer), ("judge", judge)) if folder is not None}
     found, scored = crossed(windows, seed)
     frequency = word_frequency(windows)
     right, weights = first_is_right(found, scored.scores), case_weights(found)
@@ -212,15 +212,19 @@ def main(
         "format": RANKER_FORMAT, "version": f"antecedents-1-{digest[:8]}", "data_hash": digest, "seed": seed, "windows": len(windows),
         "threshold": choose_threshold(scored.confidence, right, weights),
         "confidence": fit_logistic(scored.confidence_rows, right, weights, CONFIDENCE_FEATURES, CONFIDENCE_PENALTY), "word_frequency": frequency,
+        "combined": [], "point_weight": 0.0,
     }  # fmt: skip
     metrics["threshold"] = meta["threshold"]
     out.mkdir(parents=True, exist_ok=True)
-    if judge is not None:
-        from scripts.training.judged import fit_judged
+    if measured:
+        from scripts.training.combined import fit_combinations, points_of
 
-        meta["judged"], metrics["judged"] = fit_judged(found, scored, margins)
-        metrics["judge"] = about
-        shutil.copyfile(judge / "adapter.gguf", out / "judge.gguf")
+        meta["point_weight"] = points_of(found, scored, measured["pointer"][1])[1] if pointer is not None else 0.0
+        meta["combined"], metrics["combined"] = fit_combinations(found, scored, {name: said for name, (_, said) in measured.items()})
+        metrics |= {name: about for name, (about, _) in measured.items()}
+    for folder, own, name in ((judge, "adapter.gguf", "judge.gguf"), (pointer, "pointer.npz", "pointer.npz")):
+        if folder is not None:
+            shutil.copyfile(folder / own, out / name)
     fit_lines(found, seed).save_model(str(out / "lines.txt"))
     fit_terms(found, scored.rows, seed).save_model(str(out / "terms.txt"))
     (out / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")

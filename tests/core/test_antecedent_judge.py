@@ -15,11 +15,12 @@ import pytest
 from core.antecedent_features import Scene
 from core.antecedent_judge import CANDIDATES, branch, judge_prompt, shortlist
 from core.antecedents import Term
+from core.combining import combined_names
 from core.errors import BackendError
 from core.gates.worker import ModelWorker
 from core.messages import ContextLine, ConversationKey, Question, RefusalReason
 from core.ports import Generation, Prompt
-from core.ranker import JUDGED_FEATURES, AntecedentRanker
+from core.ranker import AntecedentRanker
 from core.resolver import EditResolver
 
 SHIPPED = Path(__file__).resolve().parents[2] / "core" / "shipped" / "resolver"
@@ -63,10 +64,11 @@ def ranker(tmp_path: Path) -> AntecedentRanker:
     folder = tmp_path / "resolver"
     shutil.copytree(SHIPPED, folder)
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    size = len(JUDGED_FEATURES)
-    weights = [1.0 if name == "judge_first" else 0.0 for name in JUDGED_FEATURES]
-    confidence = {"features": list(JUDGED_FEATURES), "mean": [0.0] * size, "scale": [1.0] * size, "weights": weights, "bias": 0.0}
-    meta["judged"] = {"score_weight": 0.01, "margin_weight": 1.0, "confidence": confidence, "threshold": 0.9, "reply_threshold": 0.5}
+    (folder / "pointer.npz").unlink(missing_ok=True)
+    names = list(combined_names(["judge"]))
+    weights = [1.0 if name == "judge_first" else 0.0 for name in names]
+    confidence = {"features": names, "mean": [0.0] * len(names), "scale": [1.0] * len(names), "weights": weights, "bias": 0.0}
+    meta["combined"] = [{"sources": ["judge"], "weights": [0.01, 1.0], "confidence": confidence, "threshold": 0.9, "reply_threshold": 0.5}]
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     return AntecedentRanker.load(folder)
 

@@ -35,13 +35,12 @@ def test_a_small_judge_is_trained_from_the_shipped_one_and_calibrated_with_the_r
     assert len(read(out / "checkpoint" / "state.json")["losses"]) == 4, "continued, not begun anew"
     held = read(out / "metrics.json")["held"]
     assert held["judge"] > 2 / 12, "better than a guess among the shortlist"
-    margins = read(out / "margins.json")
+    margins = read(out / "said.json")
     assert margins
     assert all(0 < len(answer) <= 12 for answer in margins.values())
     run("scripts.training.ranker", data, "--judge", str(out), "--out", str(ranker))
     loaded = AntecedentRanker.load(ranker)
-    assert loaded.judged is not None
-    assert loaded.judged.margin_weight > 0, "the judge is worth listening to"
+    assert loaded.combinations[("judge",)].weights[1] > 0, "the judge is worth listening to"
     assert (ranker / "judge.gguf").stat().st_size == (out / "adapter.gguf").stat().st_size
     command = [sys.executable, "-m", "scripts.training.ranker", data, "--judge", str(out), "--seed", "9", "--out", str(ranker)]
     other = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

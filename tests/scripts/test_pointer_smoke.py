@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from core.ranker import AntecedentRanker
 from tests.scripts.few_windows import ROOT, few_windows
 
 pytestmark = pytest.mark.train
@@ -33,4 +34,9 @@ def test_a_small_pointer_is_trained_and_continued(tmp_path: Path) -> None:
     assert figures["held"]["trees+pointer"] > 0.2, "better than a guess among forty"
     further = trained(tmp_path / "further", data, 3, "--init", str(out))
     assert further["loss_first"] < figures["loss_first"], "goes on from where the other run ended"
-    assert set(json.loads((out / "scores.json").read_text(encoding="utf-8")))
+    ranker = tmp_path / "resolver"
+    command = [sys.executable, "-m", "scripts.training.ranker", str(data), "--pointer", str(out), "--out", str(ranker)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600).returncode == 0
+    loaded = AntecedentRanker.load(ranker)
+    assert loaded.pointer is not None
+    assert loaded.combinations[("pointer",)].weights[1] > 0, "the pointer is worth listening to"

@@ -27,13 +27,13 @@ def test_bad_windows_are_one_line(tmp_path: Path, module: str, lines: list[str] 
 
 
 @pytest.mark.parametrize("module", ["scripts.training.ranker", "scripts.training.pointer"])
-@pytest.mark.parametrize(("about", "said"), [(None, "no folder of a trained judge"), ('{"seed": 1, "data_hash": "other"}', "other shortlists")])
+@pytest.mark.parametrize(("about", "said"), [(None, "no folder of a trained judge or pointer"), ('{"seed": 1, "data_hash": "other"}', "other shortlists")])
 def test_a_judge_that_is_missing_or_of_other_windows_is_one_line(tmp_path: Path, module: str, about: str | None, said: str) -> None:
     judge = tmp_path / "judge"
     if about is not None:
         judge.mkdir()
         (judge / "metrics.json").write_text(about, encoding="utf-8")
-        (judge / "margins.json").write_text("{}", encoding="utf-8")
+        (judge / "said.json").write_text("{}", encoding="utf-8")
     command = [sys.executable, "-m", module, str(few_windows(tmp_path / "few.jsonl")), "--judge", str(judge), "--out", str(tmp_path / "out")]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert run.returncode == 2, run.stderr[-500:]

