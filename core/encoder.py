@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import marisa_trie
 import numpy as np
@@ -287,7 +288,7 @@ class TokenEncoder:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return cls(file, {name: arrays[name] for name in arrays.files}, str(path))
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, BadZipFile) as error:
             raise InputError(str(path), f"cannot be read as differences of the encoder ({error})", "Reinstall doujie, or train it: python -m scripts.training.encoder") from error
 
     def _add(self, name: str, patch: Mapping[str, NDArray[Any]], source: str) -> None:

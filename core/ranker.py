@@ -109,7 +109,12 @@ class AntecedentRanker:
         fits = [*(model.names for model in models), meta["confidence"]["features"]] == columns
         if meta.get("format") != RANKER_FORMAT or not fits or any(one["confidence"]["features"] != list(combined_names(one["sources"])) for one in meta["combined"]):
             raise InputError(str(folder), "these models were made for other features", "Train them again: python -m scripts.training.ranker")
-        return cls(models[0], models[1], meta, _pointer(folder / "pointer.npz"))
+        heard = any("pointer" in one["sources"] for one in meta["combined"])
+        return cls(models[0], models[1], meta, _pointer(folder / "pointer.npz") if heard else None)
+
+    def hears(self, source: str) -> bool:
+        """Whether what ``source`` says changes anything here: it has weights in ``meta``."""
+        return any(source in sources for sources in self.combinations)
 
     def candidates(self, question: Question) -> Candidates | None:
         """Candidate antecedents of ``question``, scored; None when its context holds none."""

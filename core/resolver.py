@@ -76,7 +76,7 @@ class EditResolver:
     async def _rank(self, found: Candidates) -> tuple[Ranking, str]:
         """(ranking, adapter of the judge that took part)."""
         margins, adapter = None, ""
-        if self._judge is not None:
+        if self._judge is not None and self._ranker.hears("judge"):
             try:
                 margins, adapter = await self._margins(found, self._judge), self._judge.adapter
             except BackendError as error:

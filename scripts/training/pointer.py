@@ -131,12 +131,14 @@ def weights_of(run: Path) -> Path:
 
 
 def data_that_made_it(init: Path | None, files: Sequence[Path], epochs: int) -> str:
-    """Hash of all windows that taught: those of the run before, and of this one unless it only measures."""
+    """Hash of all windows that taught: those of the run before, and of this one unless it only measures. "unknown" where neither tells."""
     path = init / "pointer.npz" if init is not None else None
     hashes = [data_hash(files)] if epochs else []
     if path is not None and path.exists():
         with np.load(path, allow_pickle=False) as arrays:
             hashes.insert(0, str(arrays["data_hash"]))
+    if not hashes:
+        return "unknown"
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
 
 

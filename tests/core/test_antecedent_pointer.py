@@ -82,6 +82,13 @@ def test_a_file_that_is_none_or_lacks_its_head_is_named(tmp_path: Path) -> None:
         AntecedentPointer.load(tmp_path / "pointer.npz")
 
 
+def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(InputError, match="cannot be read as a pointer"):
+        AntecedentPointer.load(path)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The shipped trees, with a pointer that decides."""
@@ -117,3 +124,18 @@ def test_without_the_packaged_encoder_the_trees_decide_alone(folder: Path, monke
     assert found is not None
     assert (ranker.pointer, found.points) == (None, None)
     assert ranker.rank(found).terms[0] == found.terms[int(np.argmax(found.scores))]
+
+
+def test_a_pointer_without_weights_beside_it_is_not_asked_and_silences_nobody(folder: Path) -> None:
+    """As when the ranker was trained again without one, into the folder where one lies."""
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    names = list(combined_names(["judge"]))
+    confidence = {"features": names, "mean": [0.0] * len(names), "scale": [1.0] * len(names), "weights": [0.0] * len(names), "bias": 0.0}
+    meta["combined"] = [{"sources": ["judge"], "weights": [0.0, 1.0], "confidence": confidence, "threshold": 0.9, "reply_threshold": 0.5}]
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    ranker = AntecedentRanker.load(folder)
+    assert (ranker.pointer, ranker.hears("pointer"), ranker.hears("judge")) == (None, False, True)
+    found = ranker.candidates(ASKED)
+    assert found is not None
+    wanted = found.shortlist[-1]
+    assert ranker.rank(found, [float(index == wanted) for index in found.shortlist]).terms[0] == found.terms[wanted]
