@@ -275,7 +275,7 @@ class TokenEncoder:
     def __init__(self, file: EncoderFile, patch: Mapping[str, NDArray[Any]] | None = None, source: str = "encoder") -> None:
         self.file, self._epsilon, self._heads = file, np.float32(file.epsilon), file.shape.heads
         self._weights = dict(file.weights)
-        self._factors: dict[str, tuple[Floats, Floats]] = {}
+        self._factors: dict[str, tuple[NDArray[Any], Floats, NDArray[Any]]] = {}  # as they are stored: 8 bits
         for name in dict.fromkeys(key[:-2] for key in patch or {} if key[-2:] in DIFFERENCES):
             self._add(name, patch or {}, source)
 
@@ -301,19 +301,20 @@ class TokenEncoder:
                 raise misfit
             self._weights[name] = weights + vector.astype(np.float32).reshape(weights.shape)
             return
-        left, right = patch[f"{name}.a"].astype(np.float32) * patch[f"{name}.s"].astype(np.float32), patch[f"{name}.b"].astype(np.float32)
+        left, strengths, right = patch[f"{name}.a"], patch[f"{name}.s"].astype(np.float32), patch[f"{name}.b"]
         if (left.shape[0], right.shape[1]) != (weights.shape[::-1] if name in self.file.matrices else weights.shape):
             raise misfit
         if name in self.file.matrices:
-            self._factors[name] = np.ascontiguousarray(right.T), np.ascontiguousarray(left.T)
+            self._factors[name] = np.ascontiguousarray(right.T), strengths, np.ascontiguousarray(left.T)
         else:
-            self._weights[name] = weights + left @ right
+            self._weights[name] = weights + (left * strengths) @ right.astype(np.float32)
 
     def _times(self, x: Floats, name: str) -> Floats:
         """``x`` through a layer's matrix, its bias added."""
         product: Floats = x @ self._weights[f"{name}.w"] + self._weights[f"{name}.b"]
         if factors := self._factors.get(f"{name}.w"):
-            product += (x @ factors[0]) @ factors[1]
+            inward, strengths, outward = factors
+            product += (x @ inward.astype(np.float32) * strengths) @ outward.astype(np.float32)
         return product
 
     def hidden(self, ids: list[int]) -> Floats:
