@@ -230,6 +230,11 @@ def terms_of(scene: Scene) -> list[Term]:
     return [term for term in terms if term.key not in asked]
 
 
+def _standing_in(term: Term, start: int, body: str, quote: str) -> str:
+    """The text that a mention stands in: the ``body`` of its line, or the quotation, whose own terms are said to stand in the last line."""
+    return body if squeeze(body[start : start + len(term.text)]) == term.key else quote
+
+
 def place_in_pair(text: str, start: int, end: int) -> int:
     """Of a term at ``start`` to ``end`` among alternatives that are named side by side ("A 还是 B", "A or B"): 1 the first, 2 the last, 3 one between, 0 alone."""
     first, last = bool(_BEFORE_ANOTHER.match(text, end)), bool(_AFTER_ANOTHER.search(text[:start]))
@@ -264,8 +269,8 @@ def term_features(scene: Scene, terms: Sequence[Term], lines: Array, line_scores
         where = term.lines
         best = max(where, key=lambda i: (line_scores[i], i))
         start = max(offset for line, offset in term.mentions if line == best)
-        text = scene.lines[best].text
-        words = tokenise(bodies[best])
+        text = _standing_in(term, start, bodies[best], scene.quote)
+        words = tokenise(text)
         before = next((word.tag for word in reversed(words) if word.end <= start), "P")
         after = next((word.tag for word in words if word.start >= start + len(term.text)), "P")
         same_line = per_line[best]
@@ -274,7 +279,7 @@ def term_features(scene: Scene, terms: Sequence[Term], lines: Array, line_scores
         nearer = sum(1 for key, last in latin if last > where[-1] and key not in term.key and term.key not in key)
         letters = [c for c in term.text if c.isalpha() and c.isascii()]
         row = lines[best]
-        places = [(line, place_in_pair(bodies[line], at, at + len(term.text))) for line, at in term.mentions]
+        places = [(line, place_in_pair(_standing_in(term, at, bodies[line], scene.quote), at, at + len(term.text))) for line, at in term.mentions]
         option, place = next(((line, place) for line, place in reversed(places) if place), (-1, 0))
         rows.append(
             [

@@ -40,6 +40,8 @@ ROUNDS = 150
 STANDS_ALONE_WEIGHT = 0.15
 MOST_WRONG = 0.15
 CONFIDENCE_PENALTY = 0.05
+#: Windows, or cases, that one process takes at a time.
+TOGETHER = 200
 
 
 @dataclass(slots=True)
@@ -67,6 +69,12 @@ def _side_by_side(calls: Sequence[tuple[Any, ...]]) -> list[Any]:
 
     results: list[Any] = Parallel(n_jobs=min(len(calls), os.cpu_count() or 1))(delayed(function)(*arguments) for function, *arguments in calls)
     return results
+
+
+def _in_parts(function: Callable[..., list[Any]], items: Sequence[Any], *arguments: Any) -> list[Any]:
+    """Results of ``function`` for all ``items``, of which it takes a part at a time."""
+    parts = [items[i : i + TOGETHER] for i in range(0, len(items), TOGETHER)]
+    return [one for part in _side_by_side([(function, part, *arguments) for part in parts]) for one in part]
 
 
 def fit_lines(found: Sequence[Case], seed: int) -> Any:
@@ -100,7 +108,7 @@ def out_of_fold(found: Sequence[Case], folds: NDArray[np.int64], rarity: Callabl
     for part, model in zip(parts, models, strict=True):
         for index in np.flatnonzero(folds == part).tolist():
             line_scores[index] = np.asarray(model.predict(found[index].lines))
-    rows = [term_features(case.scene, case.terms, case.lines, line, rarity) for case, line in zip(found, line_scores, strict=True)]
+    rows = _in_parts(_features_of, list(zip(found, line_scores, strict=True)), rarity)
     kept = [case.grades for case in found]
     if shuffle_labels:
         for case in found:
@@ -122,9 +130,13 @@ def out_of_fold(found: Sequence[Case], folds: NDArray[np.int64], rarity: Callabl
     return Scored(line_scores, rows, scores, confidence_rows, confidence)
 
 
+def _features_of(some: Sequence[tuple[Case, Array]], rarity: Callable[[str], float]) -> list[Array]:
+    return [term_features(case.scene, case.terms, case.lines, line, rarity) for case, line in some]
+
+
 def crossed(windows: Sequence[dict[str, Any]], seed: int) -> tuple[list[Case], Scored]:
     """The questions of ``windows``, some shown as replies too, scored by models that never saw their author."""
-    found = cases(windows, REPLIES, seed)
+    found = _in_parts(cases, windows, REPLIES, seed)
     return found, out_of_fold(found, np.array([case.fold for case in found]), rarity_table(word_frequency(windows), len(windows)), seed)
 
 

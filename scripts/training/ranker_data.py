@@ -91,9 +91,9 @@ def cases(windows: Sequence[dict[str, Any]], replies: float = 0.0, seed: int = 1
     ``replies``: for such a share of the questions a second case is made in which the question replies to an earlier message, as members of Feishu and WeChat groups often do and
     most windows do not show; its id ends in REPLY.
     """
-    rng = random.Random(seed)
     found = []
     for window in windows:
+        rng = random.Random(f"{seed}-{window['id']}")  # its own, so that processes can share the windows out
         for number, labelled in enumerate(window["questions"]):
             if labelled["label"] == "not_question":
                 continue

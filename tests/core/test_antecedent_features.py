@@ -48,3 +48,13 @@ def test_a_term_at_the_place_that_is_asked_for_is_told_from_the_other() -> None:
     by_name = {term.text: row for term, row in zip(terms, rows, strict=True)}
     assert (by_name["ncnn"][asked], by_name["TensorRT"][asked]) == (-1, 1)
     assert (by_name["ncnn"][named], by_name["TensorRT"][named]) == (0, 1)
+
+
+def test_a_term_of_the_quotation_alone_is_described_where_it_stands() -> None:
+    lines = (ContextLine("阿杰", "谁有测试机"), ContextLine("柚子", "晚上开会吗还是明天再说，我都行的"))
+    scene = Scene.of("「小鹿：部署用 ncnn 还是 TensorRT」\n- - - - - - - - - - - - - - -\n后者要钱吗", "阿杰", lines)
+    terms, features = terms_of(scene), line_features(scene)
+    rows = term_features(scene, terms, features, features[:, 0], lambda text: 1.0)
+    place = TERM_FEATURES.index("place_in_pair")
+    by_name = {term.text: row for term, row in zip(terms, rows, strict=True)}
+    assert (by_name["ncnn"][place], by_name["TensorRT"][place]) == (1, 2)
