@@ -1,4 +1,4 @@
-"""Benchmarks: python -m scripts.bench [all|spine|gate|quantisation] [--json FILE].
+"""Benchmarks: python -m scripts.bench [all|spine|gate|resolver|quantisation] [--json FILE].
 
 Ratios of figures taken in one run are what to look at; absolute figures change with the machine and its mood.
 """
@@ -28,7 +28,8 @@ from scripts.benchmarks.load import chat_load
 from scripts.benchmarks.plots import draw
 from scripts.benchmarks.prompt_parts import PARTS, prompt_parts
 from scripts.benchmarks.quantisation import FORMATS, quantisation, requantised
-from scripts.benchmarks.report import show
+from scripts.benchmarks.report import TRAINED_ON, show
+from scripts.benchmarks.resolver import resolver_parts
 from scripts.benchmarks.side_by_side import side_by_side
 from scripts.benchmarks.spine import bus_dispatch, durable_ingest, nonebot_dispatch, spine
 from scripts.benchmarks.ways import open_ways
@@ -157,6 +158,18 @@ def gate_(
     with one_line_errors():
         sample = read_sample(files or [], limit)
         _finish(asyncio.run(measure_gate(sample, questions, model, threads, prompts=prompts)), json_file, out)
+
+
+@app.command("resolver")
+def resolver_(files: Files = None, limit: Limit = 100, threads: Threads = 0, json_file: JsonFile = None) -> None:
+    """Milliseconds of a rewrite by the trees alone, with the pointer, and with the judge, on the questions that need one."""
+    with one_line_errors():
+        sample = read_sample(files or [], limit)
+        with _progress("resolver", sum(example.needs for example in sample.examples)) as advance:
+            parts = asyncio.run(resolver_parts(model_path("", "resolver"), sample, threads, advance))
+        _finish({"resolver": parts}, json_file)
+        if sample.shipped:
+            Console().print(f"[yellow]{TRAINED_ON}[/yellow]")
 
 
 @app.command("quantisation")

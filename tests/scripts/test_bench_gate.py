@@ -135,7 +135,7 @@ def test_plots_that_cannot_be_written_are_an_input_error(tmp_path: Path) -> None
         draw({"model": "m", "sample": {"questions": 0}, "ways": {}}, tmp_path / "file")
 
 
-@pytest.mark.parametrize("command", ["gate", "quantisation"])
+@pytest.mark.parametrize("command", ["gate", "resolver", "quantisation"])
 def test_a_file_that_is_not_there_is_one_line_and_exit_code_2(command: str) -> None:
     result = CliRunner().invoke(app, [command, "/no/such/file.jsonl"])
     assert result.exit_code == 2

@@ -1,0 +1,63 @@
+"""What each part of the shipped resolver costs: the same questions by the trees alone, with the pointer, and with the judge, in turn for each question. Times in milliseconds."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+from core.gates.factory import JUDGE_TOKENS, SHIPPED
+from core.gates.llama_cpp import LlamaCppModel
+from core.gates.worker import ModelWorker
+from core.ranker import AntecedentRanker
+from core.resolver import EditResolver
+from scripts.benchmarks.examples import Sample
+from scripts.evaluation.windows import Outcome
+
+TREES, POINTER, JUDGE = "trees", "trees and pointer", "trees, pointer and judge"
+
+
+async def resolver_parts(model: Path, sample: Sample, threads: int = 0, advance: Callable[[], None] = lambda: None) -> dict[str, dict[str, Any]]:
+    """By part and for all that need resolution: time of a question, its ratio to the trees alone, and what is right and wrong of what is given (the shipped thresholds).
+
+    Without the packaged encoder there is no pointer, and its row is left out. The first question warms up.
+    """
+    worker = ModelWorker()
+    ranker = AntecedentRanker.load(SHIPPED / "resolver")
+    alone = copy(ranker)
+    alone.pointer = None
+    judge = await LlamaCppModel.open(model, SHIPPED / "resolver" / "judge.gguf", worker, context_tokens=JUDGE_TOKENS, threads=threads)
+    ways = {TREES: EditResolver(alone, worker)}
+    if ranker.pointer is not None:
+        ways[POINTER] = EditResolver(ranker, worker)
+    ways[JUDGE] = EditResolver(ranker, worker, judge=judge)
+    asked = [example for example in sample.examples if example.needs]
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    given: dict[str, list[Outcome | None]] = {name: [] for name in ways}
+    try:
+        for index, example in enumerate([asked[0], *asked]):
+            for name, way in ways.items():
+                started = time.perf_counter()
+                resolution = await way.resolve(example.question)
+                if index:
+                    times[name].append((time.perf_counter() - started) * 1000.0)
+                    given[name].append(example.outcome(resolution.rewrite))
+            advance()
+    finally:
+        await judge.close()
+        worker.close()
+    mean = {name: statistics.mean(values) for name, values in times.items()}
+    return {
+        name: {
+            "questions": len(asked),
+            "mean_ms": mean[name],
+            "median_ms": statistics.median(times[name]),
+            "over_trees": mean[name] / mean[TREES],
+            "right": given[name].count(Outcome.RIGHT),
+            "wrong": given[name].count(Outcome.WRONG),
+        }
+        for name in ways
+    }
