@@ -116,8 +116,8 @@ def combined_features(found: Candidates, combined: Array, values: Mapping[str, A
 @dataclass(frozen=True, slots=True)
 class Combination:
     """What the trees and ``sources`` say together: a weight for the score of the trees and one for each source, and the confidence of their first term. ``threshold`` is the least
-    confidence of an accepted rewrite, ``reply_threshold`` that of one whose term stands in the message that the question quotes. The first leaves at most three in twenty that do
-    not say all that is meant, the second at most three that name something else."""
+    confidence of an accepted rewrite, ``reply_threshold`` of one whose term stands in the message that the question quotes: each leaves at most three in twenty that do not say
+    all that is meant."""
 
     sources: tuple[str, ...]
     weights: tuple[float, ...]

@@ -108,7 +108,7 @@ class Combined:
         return np.array([combined_features(found, self.combined(i, weights), values, float(sure)) for i, (found, values, sure) in enumerate(plain)])
 
     def crossed(self) -> tuple[Array, NDArray[np.bool_], NDArray[np.bool_]]:
-        """(confidence, right, names it) of every question, each from models that never saw its author."""
+        """(confidence, right, names it) of every question, each from weights that never saw its author."""
         confidence, right, named = np.zeros(len(self.cases)), np.zeros(len(self.cases), dtype=bool), np.zeros(len(self.cases), dtype=bool)
         for name in sorted(set(self.authors)):
             test = self.authors == name
@@ -140,7 +140,7 @@ def _fit(held: Combined) -> tuple[dict[str, Any], dict[str, Any]]:
         "weights": list(weights),
         "confidence": fit_logistic(held.rows(weights), held.right(weights), held.weights, combined_names(held.sources), CONFIDENCE_PENALTY),
         "threshold": held.threshold(~held.quotes, confidence, right),
-        "reply_threshold": held.threshold(held.quotes, confidence, named),  # a reply's quotation shows what was said: less than all of it is no wrong antecedent
+        "reply_threshold": held.threshold(held.quotes, confidence, right),
     }  # fmt: skip
     some = held.resolvable & ~held.quotes
     figures = {
@@ -149,7 +149,7 @@ def _fit(held: Combined) -> tuple[dict[str, Any], dict[str, Any]]:
         "first_names_it": float(named[some].mean()), "first_holds_all": float(right[some].mean()),
         "trees_alone": _alone(held, some, 0), **{f"{name}_alone": _alone(held, some, 1 + index) for index, name in enumerate(held.sources)},
         "curve": held.curve(~held.quotes, confidence, right), "replies": held.reply_figures(weights, right),
-        "reply_curve": held.curve(held.quotes, confidence, right), "reply_curve_names_it": held.curve(held.quotes, confidence, named),
+        "reply_curve": held.curve(held.quotes, confidence, right),
     }  # fmt: skip
     return entry, figures
 
