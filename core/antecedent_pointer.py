@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.antecedent_features import Array, Scene
 from core.antecedents import Term
+from core.arrays import read_arrays
 from core.encoder import DIFFERENCES, EncoderFile, Floats, TokenEncoder, gelu, packaged
 from core.errors import InputError
 from core.pointer_reading import encoded, token_spans
@@ -47,13 +47,7 @@ class AntecedentPointer:
     @classmethod
     def load(cls, path: Path) -> AntecedentPointer:
         """Raises ImportError where the packaged encoder is not installed, InputError for an unusable file."""
-        file = packaged()
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                found = {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, BadZipFile) as error:
-            raise InputError(str(path), f"cannot be read as a pointer ({error})", _REMEDY) from None
-        return cls(file, found, str(path))
+        return cls(packaged(), read_arrays(path, "a pointer", _REMEDY), str(path))
 
     def point(self, scene: Scene, terms: Sequence[Term], line_scores: Array) -> Array:
         """Log-odds (n,) of each term against "nothing of this is meant"; what no shown line holds gets one less than the least. ``line_scores`` (m,): the line ranker's."""

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import marisa_trie
 import numpy as np
 from numpy.typing import NDArray
 
+from core.arrays import read_arrays
 from core.errors import InputError
 
 Floats = NDArray[np.float32]
@@ -285,11 +285,7 @@ class TokenEncoder:
         file = packaged()
         if path is None:
             return cls(file)
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls(file, {name: arrays[name] for name in arrays.files}, str(path))
-        except (OSError, KeyError, ValueError, BadZipFile) as error:
-            raise InputError(str(path), f"cannot be read as differences of the encoder ({error})", "Reinstall doujie, or train it: python -m scripts.training.encoder") from error
+        return cls(file, read_arrays(path, "differences of the encoder", "Reinstall doujie, or train it: python -m scripts.training.encoder"), str(path))
 
     def _add(self, name: str, patch: Mapping[str, NDArray[Any]], source: str) -> None:
         weights, vector = self._weights.get(name), patch.get(f"{name}.d")

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from core.arrays import read_arrays
 from core.encoder import Embed, Floats, load_encoder
 from core.errors import InputError
 from core.messages import Question
@@ -112,15 +113,16 @@ class HeadWeights:
     @classmethod
     def load(cls, path: Path) -> HeadWeights:
         """Raises InputError when the file is missing or no head of this format."""
+        remedy = "Train it again: python -m scripts.train --head"
+        file = read_arrays(path, "an encoder head", remedy)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                if int(file["format"]) != HEAD_FORMAT:
-                    raise InputError(str(path), f"encoder head of format {int(file['format'])}, not {HEAD_FORMAT}", "Train it again: python -m scripts.train --head")
-                arrays: dict[str, Any] = {name: file[name].astype(np.float32) for name in _ARRAYS}
-                encoder = str(file["encoder"]) if "encoder" in file else ""  # heads of the packaged encoder did not name it
-                return cls(**arrays, bias=float(file["bias"]), version=str(file["version"]), data_hash=str(file["data_hash"]), encoder=encoder)
-        except (OSError, KeyError, ValueError) as error:
-            raise InputError(str(path), f"cannot be read as an encoder head ({error})", "Train it again: python -m scripts.train --head") from error
+            if int(file["format"]) != HEAD_FORMAT:
+                raise InputError(str(path), f"encoder head of format {int(file['format'])}, not {HEAD_FORMAT}", remedy)
+            arrays: dict[str, Any] = {name: file[name].astype(np.float32) for name in _ARRAYS}
+            encoder = str(file["encoder"]) if "encoder" in file else ""  # heads of the packaged encoder did not name it
+            return cls(**arrays, bias=float(file["bias"]), version=str(file["version"]), data_hash=str(file["data_hash"]), encoder=encoder)
+        except (KeyError, ValueError) as error:
+            raise InputError(str(path), f"cannot be read as an encoder head ({error})", remedy) from error
 
 
 _ARRAYS = ("embedding", "embedding_mean", "embedding_scale", "ngrams", "surface", "surface_mean", "surface_scale")

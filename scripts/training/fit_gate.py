@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from core.arrays import read_arrays
 from core.encoder import Floats, TokenEncoder, file_version
 from core.errors import InputError
 from core.head import GateCalibration
@@ -107,8 +108,8 @@ def _embedded(texts: Sequence[str], path: Path, encoder: Path | None, on_progres
     wanted = {_key(text, version): text for text in texts}
     known: dict[str, Floats] = {}
     if path.exists():
-        with np.load(path, allow_pickle=False) as file:
-            known = dict(zip(file["keys"].tolist(), file["vectors"], strict=True))
+        file = read_arrays(path, "embeddings of a call before", "Delete it: they are computed anew.")
+        known = dict(zip(file["keys"].tolist(), file["vectors"], strict=True))
     missing = [key for key in wanted if key not in known]
     loaded = TokenEncoder.load(encoder) if missing else None
     for index, key in enumerate(missing, 1):

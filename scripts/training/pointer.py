@@ -21,6 +21,7 @@ import numpy as np
 import typer
 
 from core.antecedent_pointer import HEAD, POINTER_FORMAT, AntecedentPointer
+from core.arrays import read_arrays
 from core.encoder import EncoderFile
 from core.errors import InputError
 from core.pointer_reading import LINES
@@ -135,8 +136,7 @@ def data_that_made_it(init: Path | None, files: Sequence[Path], epochs: int) -> 
     path = init / "pointer.npz" if init is not None else None
     hashes = [data_hash(files)] if epochs else []
     if path is not None and path.exists():
-        with np.load(path, allow_pickle=False) as arrays:
-            hashes.insert(0, str(arrays["data_hash"]))
+        hashes.insert(0, str(read_arrays(path, "a pointer", "Give the folder of a finished run.").get("data_hash", "unknown")))
     if not hashes:
         return "unknown"
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
