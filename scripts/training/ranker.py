@@ -55,11 +55,38 @@ class Scored:
     confidence: Array
 
 
-def _fit(settings: dict[str, Any], rows: Sequence[Array], labels: Sequence[NDArray[Any]], names: Sequence[str], seed: int) -> Any:
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What one model learns from: rows (n, features) and labels (n,) of all cases one below the other, the number of rows of each case and its fold (m,)."""
+
+    rows: Array
+    labels: Array
+    sizes: NDArray[np.int64]
+    folds: NDArray[np.int64]
+
+    @classmethod
+    def of_lines(cls, found: Sequence[Case], folds: NDArray[np.int64]) -> Table:
+        known = [index for index, case in enumerate(found) if case.antecedent.any()]
+        return cls._of([found[i].lines for i in known], [found[i].antecedent for i in known], folds[known])
+
+    @classmethod
+    def of_terms(cls, found: Sequence[Case], rows: Sequence[Array], folds: NDArray[np.int64]) -> Table:
+        known = [index for index, case in enumerate(found) if case.resolvable and case.grades.any()]
+        return cls._of([rows[i] for i in known], [found[i].grades for i in known], folds[known])
+
+    @classmethod
+    def _of(cls, rows: Sequence[Array], labels: Sequence[NDArray[Any]], folds: NDArray[np.int64]) -> Table:
+        return cls(np.vstack(rows), np.concatenate(labels).astype(float), np.array([len(part) for part in rows]), folds)
+
+
+def fit(settings: dict[str, Any], names: Sequence[str], seed: int, table: Table, without: int | None = None) -> Any:
+    """A model of all cases but those of the fold ``without``."""
     import lightgbm
 
-    grouped = [len(part) for part in rows] if settings["objective"] == "lambdarank" else None
-    data = lightgbm.Dataset(np.vstack(rows), np.concatenate(labels).astype(float), group=grouped, feature_name=list(names))
+    taken = np.ones(len(table.sizes), dtype=bool) if without is None else table.folds != without
+    chosen = np.repeat(taken, table.sizes)
+    grouped = table.sizes[taken] if settings["objective"] == "lambdarank" else None
+    data = lightgbm.Dataset(table.rows[chosen], table.labels[chosen], group=grouped, feature_name=list(names))
     return lightgbm.train({**settings, **COMMON_SETTINGS, "seed": seed}, data, ROUNDS)
 
 
@@ -75,16 +102,6 @@ def _in_parts(function: Callable[..., list[Any]], items: Sequence[Any], *argumen
     """Results of ``function`` for all ``items``, of which it takes a part at a time."""
     parts = [items[i : i + TOGETHER] for i in range(0, len(items), TOGETHER)]
     return [one for part in _side_by_side([(function, part, *arguments) for part in parts]) for one in part]
-
-
-def fit_lines(found: Sequence[Case], seed: int) -> Any:
-    known = [case for case in found if case.antecedent.any()]
-    return _fit(LINE_SETTINGS, [case.lines for case in known], [case.antecedent for case in known], LINE_FEATURES, seed)
-
-
-def fit_terms(found: Sequence[Case], rows: Sequence[Array], seed: int) -> Any:
-    known = [(case, part) for case, part in zip(found, rows, strict=True) if case.resolvable and case.grades.any()]
-    return _fit(TERM_SETTINGS, [part for _, part in known], [case.grades for case, _ in known], TERM_FEATURES, seed)
 
 
 def fit_logistic(rows: Array, right: NDArray[np.bool_], weights: Array, names: Sequence[str], penalty: float) -> dict[str, Any]:
@@ -103,8 +120,8 @@ def out_of_fold(found: Sequence[Case], folds: NDArray[np.int64], rarity: Callabl
     line_scores: list[Array] = [np.zeros(0)] * len(found)
     scores: list[Array] = [np.zeros(0)] * len(found)
     parts = sorted(set(folds.tolist()))
-    others = [np.flatnonzero(folds != part).tolist() for part in parts]
-    models = _side_by_side([(fit_lines, [found[i] for i in train], seed) for train in others])
+    table = Table.of_lines(found, folds)
+    models = _side_by_side([(fit, LINE_SETTINGS, LINE_FEATURES, seed, table, part) for part in parts])
     for part, model in zip(parts, models, strict=True):
         for index in np.flatnonzero(folds == part).tolist():
             line_scores[index] = np.asarray(model.predict(found[index].lines))
@@ -113,7 +130,8 @@ def out_of_fold(found: Sequence[Case], folds: NDArray[np.int64], rarity: Callabl
     if shuffle_labels:
         for case in found:
             case.grades = rng.permutation(case.grades)
-    models = _side_by_side([(fit_terms, [found[i] for i in train], [rows[i] for i in train], seed) for train in others])
+    table = Table.of_terms(found, rows, folds)
+    models = _side_by_side([(fit, TERM_SETTINGS, TERM_FEATURES, seed, table, part) for part in parts])
     for part, model in zip(parts, models, strict=True):
         for index in np.flatnonzero(folds == part).tolist():
             scores[index] = np.asarray(model.predict(rows[index]))
@@ -209,11 +227,11 @@ def main(
     windows = read_windows(files)
     measured = {name: measured_by(folder, files, seed) for name, folder in (("pointer", pointer), ("judge", judge)) if folder is not None}
     found, scored = crossed(windows, seed)
-    frequency = word_frequency(windows)
+    frequency, folds = word_frequency(windows), np.array([case.fold for case in found])
     right, weights = first_is_right(found, scored.scores), case_weights(found)
     metrics: dict[str, Any] = {"seed": seed, "cross_author": figures(found, scored), "curve": curve(found, scored.confidence, right)}
     if baselines:
-        folds, rarity = np.array([case.fold for case in found]), rarity_table(frequency, len(windows))
+        rarity = rarity_table(frequency, len(windows))
         metrics["shuffled_labels"] = figures(found, out_of_fold(found, folds, rarity, seed, shuffle_labels=True))
         first = np.array([int(case.id.startswith("t")) for case in found])
         transfer = out_of_fold(found, first, rarity, seed)
@@ -237,8 +255,8 @@ def main(
     for folder, own, name in ((judge, "adapter.gguf", "judge.gguf"), (pointer, "pointer.npz", "pointer.npz")):
         if folder is not None:
             shutil.copyfile(folder / own, out / name)
-    fit_lines(found, seed).save_model(str(out / "lines.txt"))
-    fit_terms(found, scored.rows, seed).save_model(str(out / "terms.txt"))
+    fit(LINE_SETTINGS, LINE_FEATURES, seed, Table.of_lines(found, folds)).save_model(str(out / "lines.txt"))
+    fit(TERM_SETTINGS, TERM_FEATURES, seed, Table.of_terms(found, scored.rows, folds)).save_model(str(out / "terms.txt"))
     (out / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     typer.echo(json.dumps({key: value for key, value in metrics.items() if key != "curve"}, indent=1))
