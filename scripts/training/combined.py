@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from core.antecedent_features import Array
 from core.combining import SOURCES, Candidates, Logistic, combine, combined_features, combined_names, softmax
 from scripts.training.ranker import CONFIDENCE_PENALTY, MOST_WRONG, Scored, case_weights, choose_threshold, curve, fit_logistic
-from scripts.training.ranker_data import REPLY, Case, author, holds_all
+from scripts.training.ranker_data import REPLY, Case, author, rewritten_right
 
 #: Numbers by the id of a case and the index of a term.
 Said = Mapping[str, Mapping[int, float]]
@@ -65,6 +65,7 @@ class Combined:
         self.weights = case_weights(self.cases)
         self.quotes = np.array([bool(case.scene.quote) for case in self.cases])
         self.resolvable = np.array([case.resolvable for case in self.cases])
+        self._known: dict[tuple[int, int], bool] = {}
 
     def fit_weights(self, rows: Sequence[int]) -> tuple[float, ...]:
         """Of the trees' score and of each source: maximum likelihood of a right candidate of the shortlist."""
@@ -78,8 +79,13 @@ class Combined:
         return self.candidates[i].shortlist[int(np.argsort(-self.combined(i, weights), kind="stable")[0])]
 
     def right(self, weights: Sequence[float]) -> NDArray[np.bool_]:
-        """Whether the best candidate holds every name that gold adds."""
-        return np.array([holds_all(case, case.terms[self.first(i, weights)]) for i, case in enumerate(self.cases)])
+        """Whether the best candidate makes a right rewrite: one that holds everything that gold adds."""
+        return np.array([self._is_right(i, self.first(i, weights)) for i in range(len(self.cases))])
+
+    def _is_right(self, i: int, term: int) -> bool:
+        if (i, term) not in self._known:
+            self._known[i, term] = rewritten_right(self.cases[i], self.cases[i].terms[term])
+        return self._known[i, term]
 
     def names_it(self, weights: Sequence[float]) -> NDArray[np.bool_]:
         """Whether the best candidate is the right thing, or a part of it."""
@@ -100,7 +106,7 @@ class Combined:
         put_in = np.array([case.id.endswith(REPLY) for case in self.cases])
         for name, some in (("put_in", put_in & self.resolvable), ("written", self.quotes & ~put_in & self.resolvable)):
             if some.any():
-                figures |= {name: int(some.sum()), f"{name}_names_it": float(named[some].mean()), f"{name}_holds_all": float(right[some].mean())}
+                figures |= {name: int(some.sum()), f"{name}_names_it": float(named[some].mean()), f"{name}_right": float(right[some].mean())}
         return figures
 
     def rows(self, weights: Sequence[float]) -> Array:
@@ -146,7 +152,7 @@ def _fit(held: Combined) -> tuple[dict[str, Any], dict[str, Any]]:
     figures = {
         "questions": len(held.cases), "resolvable": int(some.sum()), "authors": sorted(set(held.authors.tolist())), "most_wrong": MOST_WRONG, "weights": list(weights),
         "threshold": entry["threshold"], "reply_threshold": entry["reply_threshold"],
-        "first_names_it": float(named[some].mean()), "first_holds_all": float(right[some].mean()),
+        "first_names_it": float(named[some].mean()), "first_right": float(right[some].mean()),
         "trees_alone": _alone(held, some, 0), **{f"{name}_alone": _alone(held, some, 1 + index) for index, name in enumerate(held.sources)},
         "curve": held.curve(~held.quotes, confidence, right), "replies": held.reply_figures(weights, right),
         "reply_curve": held.curve(held.quotes, confidence, right),
@@ -156,4 +162,4 @@ def _fit(held: Combined) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _alone(held: Combined, some: NDArray[np.bool_], which: int) -> dict[str, float]:
     weights = [float(index == which) for index in range(1 + len(held.sources))]
-    return {"first_names_it": float(held.names_it(weights)[some].mean()), "first_holds_all": float(held.right(weights)[some].mean())}
+    return {"first_names_it": float(held.names_it(weights)[some].mean()), "first_right": float(held.right(weights)[some].mean())}

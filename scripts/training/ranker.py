@@ -27,7 +27,7 @@ from core.combining import Logistic
 from core.ranker import CONFIDENCE_FEATURES, RANKER_FORMAT, confidence_features, rarity_table
 from scripts.arguments import one_line_errors
 from scripts.training.judge_margins import measured_by
-from scripts.training.ranker_data import REPLIES, Case, cases, read_windows, wilson_upper, word_frequency
+from scripts.training.ranker_data import REPLIES, Case, cases, read_windows, rewritten_right, wilson_upper, word_frequency
 
 LINE_SETTINGS = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 15, "min_data_in_leaf": 20, "feature_fraction": 0.5}
 TERM_SETTINGS = {
@@ -228,7 +228,8 @@ def main(
     measured = {name: measured_by(folder, files, seed) for name, folder in (("pointer", pointer), ("judge", judge)) if folder is not None}
     found, scored = crossed(windows, seed)
     frequency, folds = word_frequency(windows), np.array([case.fold for case in found])
-    right, weights = first_is_right(found, scored.scores), case_weights(found)
+    named, weights = first_is_right(found, scored.scores), case_weights(found)
+    right = np.array([rewritten_right(case, case.terms[int(np.argmax(score))]) for case, score in zip(found, scored.scores, strict=True)])
     metrics: dict[str, Any] = {"seed": seed, "cross_author": figures(found, scored), "curve": curve(found, scored.confidence, right)}
     if baselines:
         rarity = rarity_table(frequency, len(windows))
@@ -241,7 +242,7 @@ def main(
     meta = {
         "format": RANKER_FORMAT, "version": f"antecedents-1-{digest[:8]}", "data_hash": digest, "seed": seed, "windows": len(windows),
         "threshold": choose_threshold(scored.confidence, right, weights),
-        "confidence": fit_logistic(scored.confidence_rows, right, weights, CONFIDENCE_FEATURES, CONFIDENCE_PENALTY), "word_frequency": frequency,
+        "confidence": fit_logistic(scored.confidence_rows, named, weights, CONFIDENCE_FEATURES, CONFIDENCE_PENALTY), "word_frequency": frequency,
         "combined": [], "point_weight": 0.0,
     }  # fmt: skip
     metrics["threshold"] = meta["threshold"]

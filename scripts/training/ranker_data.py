@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 
 from core.antecedent_features import Array, Scene, line_features, terms_of
 from core.antecedents import Term, latin_words, tokenise
+from core.edit import place
 from core.errors import InputError
 from core.grounding import is_free, squeeze, tokens
 from core.messages import ContextLine, join_texts
+from scripts.evaluation.forms import WindowQuestion
+from scripts.evaluation.windows import is_right
 
 FOLDS = 5
 #: What the id of a case with an invented reply ends in.
@@ -195,13 +198,12 @@ def grade(question: str, gold: str, term: Term) -> int:
     return 0 if not named else 2 if share >= 0.6 and not foreign else 1
 
 
-def holds_all(case: Case, term: Term) -> bool:
-    """Whether ``term`` holds every name that gold adds, as a reader would demand of a rewrite; without a name, most of what gold adds."""
+def rewritten_right(case: Case, term: Term) -> bool:
+    """Whether the question with ``term`` put in is right as scripts.evaluate counts it: it holds everything that gold adds."""
     if case.gold is None:
         return False
-    names = [word for word in added(case.scene.question, case.gold)[0] if re.search("[a-z]", word)]
-    worth = grade(case.scene.question, case.gold, term)
-    return worth >= 1 and all(names_it(term, word) for word in names) if names else worth >= 2
+    question = case.scene.question
+    return is_right(WindowQuestion(indices=(0,), label="yes", gold=case.gold), question, place(question, term.text))
 
 
 def word_frequency(windows: Sequence[dict[str, Any]], least: int = 3) -> dict[str, int]:

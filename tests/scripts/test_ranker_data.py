@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import pytest
+
 from scripts.training.judge import one_of_each
-from scripts.training.ranker_data import REPLY, cases
+from scripts.training.ranker_data import REPLY, cases, rewritten_right
 
 
 def window(question: str, gold: str | None, antecedents: list[int], **extra: Any) -> dict[str, Any]:
@@ -37,3 +39,16 @@ def test_invented_replies_mostly_go_to_what_names_the_antecedent_and_never_to_an
 def test_an_epoch_shows_a_question_with_or_without_its_reply() -> None:
     made = cases([window("它支持 int8 吗", "RK3588支持 int8 吗", [1])], replies=1.0)
     assert {tuple(one_of_each(made, random.Random(seed))) for seed in range(20)} == {(0,), (1,)}
+
+
+@pytest.mark.parametrize(
+    ("gold", "term", "right"), [("RK3588支持 int8 吗", "RK3588", True), ("RK3588支持 int8 吗", "rknn-toolkit2", False), ("RK3588的板子支持 int8 吗", "RK3588", False)]
+)
+def test_a_rewrite_is_right_as_the_evaluation_counts_it(gold: str, term: str, right: bool) -> None:
+    (case,) = cases([window("它支持 int8 吗", gold, [1])])
+    assert rewritten_right(case, next(found for found in case.terms if found.text == term)) is right
+
+
+def test_what_has_no_gold_cannot_be_rewritten_right() -> None:
+    (case,) = cases([window("它支持 int8 吗", None, [])])
+    assert not any(rewritten_right(case, term) for term in case.terms)
