@@ -97,3 +97,18 @@ def differences(base: EncoderFile, trained: Mapping[str, Any], rank: int) -> dic
         found |= {f"{name}.a": np.rint(left / steps[0]).astype(np.int8), f"{name}.b": np.rint(right / steps[1][:, None]).astype(np.int8)}
         found[f"{name}.s"] = (steps[0] * strength * steps[1]).astype(np.float32)
     return found
+
+
+def with_differences(base: EncoderFile, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Inverse of :func:`differences`: tensors named as in ``BertModel``, of those that ``arrays`` change."""
+    import torch
+
+    found = {}
+    for name in base.tensors:
+        before = base.read_tensor(name)
+        if f"{name}.d" in arrays:
+            found[_name(name)] = torch.from_numpy(before + arrays[f"{name}.d"].astype(np.float32).reshape(before.shape))
+        elif f"{name}.a" in arrays:
+            change = (arrays[f"{name}.a"] * arrays[f"{name}.s"]) @ arrays[f"{name}.b"].astype(np.float32)
+            found[_name(name)] = torch.from_numpy((before.reshape(change.shape) + change).astype(np.float32))
+    return found

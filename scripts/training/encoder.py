@@ -27,7 +27,7 @@ from scripts.training.e5 import Encoder, differences, load_encoder
 from scripts.training.fit_gate import FitSettings, split
 from scripts.training.head import binary_metrics
 from scripts.training.loop import learning_rate_factor
-from scripts.training.machine import prepare_machine
+from scripts.training.machine import AUTOCAST_HELP, bfloat16_products, prepare_machine
 
 #: Batches are cut from so many shuffled batches sorted by length, so that little is padded.
 _POOL = 20
@@ -77,12 +77,14 @@ def judged(model: Any, output: Any, ids: Sequence[Sequence[int]], pad: int, size
 
 @dataclass(frozen=True, slots=True)
 class EncoderSettings:
-    """``epochs`` passes of ``batch`` questions a step, ``max_steps`` at most (0: all); ``learning_rate`` of the layers, :data:`HEAD_RATE` times that for the output."""
+    """``epochs`` passes of ``batch`` questions a step, ``max_steps`` at most (0: all); ``learning_rate`` of the layers, :data:`HEAD_RATE` times that for the output;
+    ``autocast``: see :func:`scripts.training.machine.bfloat16_products`."""
 
     epochs: int = 2
     batch: int = 32
     learning_rate: float = 1e-4
     max_steps: int = 0
+    autocast: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,9 @@ def fine_tune(ids: Sequence[Sequence[int]], needs: Sequence[bool], settings: Enc
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * group["factor"] * learning_rate_factor(step, len(steps), len(steps) // 20, "cosine")
         optimizer.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits(model, output, [ids[i] for i in part], encoder.pad), labels[part])
+        with bfloat16_products(settings.autocast):
+            odds = logits(model, output, [ids[i] for i in part], encoder.pad)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(odds.float(), labels[part])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -175,6 +179,7 @@ def main(
     models: Annotated[int, typer.Option(help="Models with seeds from --seed on, whose weights are averaged.", min=1)] = 1,
     longest: Annotated[int, typer.Option(help="Tokens of a question that are read.")] = 96,
     rank: Annotated[int, typer.Option(help="Of the differences that encoder.npz keeps of each matrix.", min=1)] = 32,
+    autocast: Annotated[bool, typer.Option(help=AUTOCAST_HELP)] = False,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of order and output; the split has seed 1.")] = 1,
 ) -> None:
@@ -191,7 +196,7 @@ def main(
     encoder = load_encoder()
     ids, needs = encoded(taught, encoder, longest), [s.needs_resolution for s in taught]
     tests = {name: encoded(samples, encoder, longest) for name, samples in measured.items()}
-    settings = EncoderSettings(epochs, batch, lr, max_steps)
+    settings = EncoderSettings(epochs, batch, lr, max_steps, autocast)
     started = time.monotonic()
     trained = [fine_tune(ids, needs, settings, seed + number) for number in range(models)]
     final = averaged(trained)

