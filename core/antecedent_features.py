@@ -32,6 +32,7 @@ _JOINED = r"(?:和|跟|与|还是|或者|或|对比|、|/|(?<![a-z])(?:vs\.?|or|
 _BEFORE_ANOTHER, _AFTER_ANOTHER = re.compile(rf"\s*{_JOINED}\s*\S", re.I), re.compile(rf"\S\s*{_JOINED}\s*$", re.I)
 _FORMER = re.compile(r"前者|前一(?:个|种|款|台|家)|前面(?:这|那|的)|第一(?:个|种|款|台|家)|头一(?:个|种|款)|\b(?:the former|the first)\b", re.I)
 _LATTER = re.compile(r"后者|后一(?:个|种|款|台|家)|后面(?:这|那|的)|第二(?:个|种|款|台|家)|最后(?:那|一)(?:个|种|款|台|家)|\b(?:the latter|the second|the last one)\b", re.I)
+_TWO = re.compile(r"俩|两(?:个|家|款|种|者|边|块|台|套|张|条)|它们|(?<![\w])(?:both|these two|those two|the two|of the two|two of them|they|them|either)(?![\w])", re.I)
 _AT = re.compile(r"@([^\s@，,。:：]+)")
 
 
@@ -217,6 +218,11 @@ def head_of(question: str) -> str:
     """The noun of the question's first demonstrative noun phrase ("那个包" -> "包"); "" without one."""
     match = _REFERRING_HEAD.search(question)
     return squeeze(match.group(1) or match.group(2) or "") if match else ""
+
+
+def asks_for_two(question: str) -> bool:
+    """Whether a question speaks of two or more things at once ("那俩", "both of them"): one name then says half."""
+    return bool(_TWO.search(question))
 
 
 def terms_of(scene: Scene) -> list[Term]:

@@ -1,26 +1,28 @@
-"""How the scores of the trees and those of a pointer and a judge become one ranking of the shortlist, and how sure its first term is."""
+"""How the scores of the trees and those of a pointer and a judge become one ranking of the shortlist, and how sure its first term is.
+
+A weighted sum of the scores comes first. Where there is a *choice* model, boosted trees correct it: they see the surface features of each term beside what all sources say of it,
+and have learnt which term makes the whole rewrite right, where the sources learnt which one names the right thing.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from core.antecedent_features import TERM_FEATURES, Array, Scene
+from core.antecedent_features import TERM_FEATURES, Array, Scene, asks_for_two
 from core.antecedent_judge import shortlist
 from core.antecedents import Term
 from core.grounding import squeeze
+from core.trees import Trees
 
 #: What may speak beside the trees, in the order of the weights.
 SOURCES = ("pointer", "judge")
-# fmt: off
-_COLUMNS = (
-    "in_quote", "tag_latin", "length", "rarity", "best_distance", "question_length", "question_pronoun", "question_has_head", "question_latin", "rank_rivals_nearer",
-)
-# fmt: on
+#: How much the weighted sum counts beside the choice model's correction.
+CHOICE_BASE = 1.5
 _ALWAYS = (
     "margin",
     "share_of_kin",
@@ -33,10 +35,12 @@ _ALWAYS = (
     "line_of_term",
     "n_terms",
     "n_lines",
+    "n_kin",
     "quotes",
-    *_COLUMNS,
+    "asks_for_two",
 )
 _OF_A_SOURCE = ("first", "margin", "best", "agrees")
+_OF_A_SCORE = ("", "_behind", "_place", "_best")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +87,38 @@ class Logistic:
         return cls(np.array(data["mean"]), np.array(data["scale"]), np.array(data["weights"]), float(data["bias"]))
 
 
+def choice_names(sources: Sequence[str]) -> tuple[str, ...]:
+    """Names of :func:`choice_features`."""
+    return (*TERM_FEATURES, *(f"{name}{part}" for name in ("trees", *sources) for part in _OF_A_SCORE), "together_behind")
+
+
+def choice_features(found: Candidates, combined: Array, values: Mapping[str, Array]) -> Array:
+    """What the choice model sees of each term of the shortlist, (k, len(choice_names(values))): its surface features, and of each source its number, how far that is behind
+    the best, its place, and the best. ``combined`` (k,) is the weighted sum."""
+    chosen = found.shortlist
+    columns = []
+    for said in (found.scores[chosen], *values.values()):
+        places = np.empty(len(said))
+        places[np.argsort(-said, kind="stable")] = np.arange(len(said))
+        columns += [said, said - said.max(), places, np.full(len(said), said.max())]
+    return np.column_stack([found.rows[chosen], *columns, combined - combined.max()])
+
+
 def combined_names(sources: Sequence[str]) -> tuple[str, ...]:
     """Names of :func:`combined_features`."""
-    return (*_ALWAYS, *(f"{source}_{part}" for source in sources for part in _OF_A_SOURCE))
+    of_sources = (f"{source}_{part}" for source in sources for part in _OF_A_SOURCE)
+    return (*_ALWAYS, *of_sources, *TERM_FEATURES, *(f"{name}_lead" for name in TERM_FEATURES))
 
 
-def combined_features(found: Candidates, combined: Array, values: Mapping[str, Array], plain: float) -> Array:
+def combined_features(found: Candidates, total: Array, values: Mapping[str, Array], plain: float) -> Array:
     """What tells whether the first term of the shortlist is right, (len(combined_names(values)),).
 
-    ``combined`` (k,) and the ``values`` of each source (k,) are of the shortlist, ``plain`` is the confidence of the trees alone.
+    ``total`` (k,), which ranks them, and the ``values`` of each source (k,) are of the shortlist, ``plain`` is the confidence of the trees alone. The term's own features
+    come with their lead over those of its best rival: the best term that neither holds it nor is held by it.
     """
     chosen = found.shortlist
-    order = np.argsort(-combined, kind="stable")
-    best, share = order[0], softmax(combined)
+    order = np.argsort(-total, kind="stable")
+    best, share = order[0], softmax(total)
     keys = [found.terms[index].key for index in chosen]
     kin = [i for i, key in enumerate(keys) if key in keys[best] or keys[best] in key]
     rival = next((i for i in order if i not in kin), None)
@@ -104,34 +127,37 @@ def combined_features(found: Candidates, combined: Array, values: Mapping[str, A
         return float(scores[best] - (scores[rival] if rival is not None else scores.min() - 1.0))
 
     ranked, scores = np.sort(found.line_scores)[::-1], found.scores[chosen]
-    column = dict(zip(TERM_FEATURES, found.rows[chosen[best]], strict=True))
+    own = found.rows[chosen[best]]
     return np.array([
-        gap(combined), share[kin].sum(), share[best], gap(scores), math.log(max(plain, 1e-6) / max(1.0 - plain, 1e-6)), 0 in kin,
-        ranked[0], ranked[0] - (ranked[1] if len(ranked) > 1 else 0.0), found.line_scores[found.terms[chosen[best]].lines].max(), len(found.terms), len(found.line_scores),
-        bool(found.scene.quote), *(column[name] for name in _COLUMNS),
+        gap(total), share[kin].sum(), share[best], gap(scores), math.log(max(plain, 1e-6) / max(1.0 - plain, 1e-6)), 0 in kin,
+        ranked[0], ranked[0] - (ranked[1] if len(ranked) > 1 else 0.0), found.line_scores[found.terms[chosen[best]].lines].max(),
+        len(found.terms), len(found.line_scores), len(kin), bool(found.scene.quote), asks_for_two(found.scene.question),
         *(part for said in values.values() for part in (said[best], gap(said), said.max(), int(np.argmax(said)) in kin)),
+        *own, *(own - (found.rows[chosen[rival]] if rival is not None else 0.0)),
     ])  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """What the trees and ``sources`` say together: a weight for the score of the trees and one for each source, and the confidence of their first term. ``threshold`` is the least
-    confidence of an accepted rewrite, ``reply_threshold`` of one whose term stands in the message that the question quotes: each leaves at most three in twenty that do not say
-    all that is meant."""
+    """What the trees and ``sources`` say together: a weight for the score of the trees and one for each source, a ``choice`` model that corrects their sum, and the
+    confidence of the first term. ``threshold`` is the least confidence of an accepted rewrite, ``reply_threshold`` of one whose term stands in the message that the question
+    quotes: each leaves at most three in twenty that do not say all that is meant."""
 
     sources: tuple[str, ...]
     weights: tuple[float, ...]
     confidence: Logistic
     threshold: float
     reply_threshold: float
+    choice: Trees | None = None
 
     @classmethod
-    def of(cls, data: dict[str, Any]) -> Combination:
+    def of(cls, data: dict[str, Any], choice: Trees | None = None) -> Combination:
         weights = tuple(float(weight) for weight in data["weights"])
-        return cls(tuple(data["sources"]), weights, Logistic.of(data["confidence"]), float(data["threshold"]), float(data["reply_threshold"]))
+        return cls(tuple(data["sources"]), weights, Logistic.of(data["confidence"]), float(data["threshold"]), float(data["reply_threshold"]), choice)
 
-    def combine(self, scores: Array, values: Mapping[str, Array]) -> Array:
-        return combine(self.weights, scores, values)
+    def total(self, found: Candidates, values: Mapping[str, Array]) -> Array:
+        """What ranks the shortlist, (k,)."""
+        return corrected(found, combine(self.weights, found.scores[found.shortlist], values), values, self.choice)
 
     def least_confidence(self, scene: Scene, term: Term) -> float:
         """Of an accepted rewrite with ``term``: a quoted picture names nothing, and makes no other term surer."""
@@ -141,3 +167,8 @@ class Combination:
 def combine(weights: Sequence[float], scores: Array, values: Mapping[str, Array]) -> Array:
     """Weighted sum of the trees' scores (k,) and those of each source (k,)."""
     return np.asarray(weights[0] * scores + sum(weight * said for weight, said in zip(weights[1:], values.values(), strict=True)))
+
+
+def corrected(found: Candidates, combined: Array, values: Mapping[str, Array], choice: Callable[[Array], Array] | None) -> Array:
+    """The weighted sum (k,) with what a choice model adds to it."""
+    return combined if choice is None else np.asarray(CHOICE_BASE * combined + choice(choice_features(found, combined, values)))

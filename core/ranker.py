@@ -1,7 +1,8 @@
 """Ranking candidate antecedents with shipped models, and how sure the first one is.
 
 Two gradient-boosted models (:mod:`core.trees`): ``lines.txt`` gives each earlier line the probability that it names the antecedent, ``terms.txt`` scores each
-candidate term (lambdarank). A small encoder may point at one of them (:mod:`core.antecedent_pointer`), a language model judge the best (:mod:`core.antecedent_judge`).
+candidate term (lambdarank). A small encoder may point at one of them (:mod:`core.antecedent_pointer`), a language model judge the best (:mod:`core.antecedent_judge`); what all
+of them say of the best is ranked once more by ``choice-*.txt`` (:mod:`core.combining`).
 ``meta.json`` holds the logistic model of P(the first term is right) and its threshold, the same for whatever speaks beside the trees (:mod:`core.combining`), word
 frequencies, version and the hash of the training data.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,13 @@ import numpy as np
 from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Scene, line_features, term_features, terms_of
 from core.antecedent_pointer import AntecedentPointer
 from core.antecedents import Term, tokenise
-from core.combining import Candidates, Combination, Logistic, combined_features, combined_names, softmax
+from core.combining import SOURCES, Candidates, Combination, Logistic, choice_names, combined_features, combined_names, softmax
 from core.errors import InputError
 from core.grounding import squeeze
 from core.messages import Question
 from core.trees import Array, Trees
 
-RANKER_FORMAT = 5
+RANKER_FORMAT = 6
 
 # fmt: off
 CONFIDENCE_COLUMNS = [
@@ -87,13 +88,14 @@ def confidence_features(terms: Sequence[Term], scores: Array, line_scores: Array
 class AntecedentRanker:
     """The models of a folder; ``pointer`` where one is there and the packaged encoder is installed. What speaks beside the trees has to be in ``meta``, with its weights."""
 
-    def __init__(self, lines: Trees, terms: Trees, meta: dict[str, Any], pointer: AntecedentPointer | None = None) -> None:
+    def __init__(self, lines: Trees, terms: Trees, meta: dict[str, Any], pointer: AntecedentPointer | None = None, choices: Mapping[tuple[str, ...], Trees] | None = None) -> None:
         self._lines, self._terms, self._confidence = lines, terms, Logistic.of(meta["confidence"])
         self._rarity = rarity_table(meta["word_frequency"], int(meta["windows"]))
         self._threshold = float(meta["threshold"])
         self.version, self.pointer = str(meta["version"]), pointer
         self._point_weight = float(meta["point_weight"])
-        self.combinations = {found.sources: found for found in map(Combination.of, meta["combined"])}
+        known = choices or {}
+        self.combinations = {tuple(one["sources"]): Combination.of(one, known.get(tuple(one["sources"]))) for one in meta["combined"]}
 
     @classmethod
     def load(cls, folder: Path) -> AntecedentRanker:
@@ -108,13 +110,14 @@ class AntecedentRanker:
         columns = [list(LINE_FEATURES), list(TERM_FEATURES), list(CONFIDENCE_FEATURES)]
         fits = [*(model.names for model in models), meta["confidence"]["features"]] == columns
         if meta.get("format") != RANKER_FORMAT or not fits or any(one["confidence"]["features"] != list(combined_names(one["sources"])) for one in meta["combined"]):
-            raise InputError(str(folder), "these models were made for other features", "Train them again: python -m scripts.training.ranker")
+            raise _misfit(folder)
         heard = any("pointer" in one["sources"] for one in meta["combined"])
-        return cls(models[0], models[1], meta, _pointer(folder / "pointer.npz") if heard else None)
+        choices = {tuple(one["sources"]): _choice(folder, one["sources"]) for one in meta["combined"] if one.get("choice")}
+        return cls(models[0], models[1], meta, _pointer(folder / "pointer.npz") if heard else None, choices)
 
     def hears(self, source: str) -> bool:
-        """Whether what ``source`` says changes anything here: it has weights in ``meta``."""
-        return any(source in sources for sources in self.combinations)
+        """Whether what ``source`` says changes anything here: it has weights in ``meta`` beside those of the pointer, where there is one."""
+        return tuple(name for name in SOURCES if name == source or (name == "pointer" and self.pointer is not None)) in self.combinations
 
     def candidates(self, question: Question) -> Candidates | None:
         """Candidate antecedents of ``question``, scored; None when its context holds none."""
@@ -139,13 +142,33 @@ class AntecedentRanker:
         together = self.combinations.get(tuple(values))
         if together is None:
             return _ranking(found, list(range(len(found.terms))), found.scores, plain, self._threshold)
-        combined = together.combine(found.scores[chosen], values)
-        first = found.terms[chosen[int(np.argmax(combined))]]
-        sure = together.confidence(combined_features(found, combined, values, plain))
-        return _ranking(found, chosen, combined, sure, together.least_confidence(found.scene, first))
+        total = together.total(found, values)
+        first = found.terms[chosen[int(np.argmax(total))]]
+        sure = together.confidence(combined_features(found, total, values, plain))
+        return _ranking(found, chosen, total, sure, together.least_confidence(found.scene, first))
 
     def _plain_confidence(self, found: Candidates) -> float:
         return self._confidence(confidence_features(found.terms, found.scores, found.line_scores, found.rows))
+
+
+def choice_file(sources: Sequence[str]) -> str:
+    """Name of the file of the choice model that listens to ``sources``."""
+    return f"choice-{'-'.join(sources)}.txt"
+
+
+def _choice(folder: Path, sources: Sequence[str]) -> Trees:
+    path = folder / choice_file(sources)
+    try:
+        model = Trees(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise InputError(str(path), "no such file", "Reinstall doujie, or train it: python -m scripts.training.ranker") from None
+    if model.names != list(choice_names(sources)):
+        raise _misfit(folder)
+    return model
+
+
+def _misfit(folder: Path) -> InputError:
+    return InputError(str(folder), "these models were made for other features", "Train them again: python -m scripts.training.ranker")
 
 
 def _ranking(found: Candidates, chosen: Sequence[int], scores: Array, confidence: float, threshold: float) -> Ranking:

@@ -43,11 +43,6 @@ class EditResolver:
         self._ranker, self._worker, self._judge = ranker, worker, judge
         self._min_confidence = min_confidence
 
-    @property
-    def points(self) -> bool:
-        """Whether a pointer takes part (:mod:`core.antecedent_pointer`)."""
-        return self._ranker.pointer is not None
-
     async def resolve(self, question: Question) -> Resolution:
         """The best term that passes the acceptance rule, or the reason why there is none."""
         started = time.perf_counter()

