@@ -89,7 +89,8 @@ async def test_branches_of_one_conversation_are_decoded_together_with_the_same_a
     alone = [(await model.answer_logprobs([one], ("yes", "no")))[0] for one in branches]
     for (yes, no), (own_yes, own_no) in zip(together, alone, strict=True):
         assert yes - no == pytest.approx(own_yes - own_no, abs=0.6)  # other batch splits round the quantised weights differently: see the next test
-    assert await model.answer_logprobs(branches, ("yes", "no")) == together
+    for row, before in zip(await model.answer_logprobs(branches, ("yes", "no")), together, strict=True):
+        assert row == pytest.approx(before, abs=0.35)  # the prompt is cached by now: one token of it is decoded again, by other kernels on some processors
 
 
 async def test_branches_of_unquantised_weights_are_those_of_single_prompts(tmp_path: Path) -> None:
