@@ -54,7 +54,7 @@ async def test_one_group_gets_five_messages_a_second(running: Running) -> None:
     other = asyncio.create_task(running.adapter.send(reply("other", chat_id="chat-2")))
     await running.until(other.done)  # another group does not wait
     started = running.clock.monotonic()
-    await running.until(lambda: len(sends(running)) == 6 + 1, step=0.1)
+    await running.until(lambda: len(sends(running)) > 6, step=0.1)  # several may leave between two looks
     assert running.clock.monotonic() - started >= 1.0 - 0.1
     await running.until(sending.done, step=0.1)
     await sending
