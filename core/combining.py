@@ -34,7 +34,7 @@ _ALWAYS = (
     "line_margin",
     "line_of_term",
     "n_terms",
-    "n_lines",
+    "context_lines",
     "n_kin",
     "quotes",
     "asks_for_two",

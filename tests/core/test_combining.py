@@ -41,6 +41,12 @@ def test_the_features_are_those_that_are_named() -> None:
     assert column["together_behind"].max() == 0.0
 
 
+@pytest.mark.parametrize("sources", [["pointer"], ["judge"], ["pointer", "judge"]])
+def test_each_name_tells_one_feature(sources: list[str]) -> None:
+    for names in (choice_names(sources), combined_names(sources)):
+        assert len(set(names)) == len(names)
+
+
 def test_a_choice_model_corrects_the_sum() -> None:
     found = candidates()
     values = {"judge": np.zeros(len(found.shortlist))}
