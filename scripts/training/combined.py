@@ -59,9 +59,8 @@ class Chooser:
 
 @dataclass(frozen=True, slots=True)
 class Crossed:
-    """Every case by what never saw its author: the ``totals`` that rank it, the features of its confidence and the confidence, whether its first term is right, and names it."""
+    """Every case by what never saw its author: the features of its confidence and the confidence, whether its first term is right, and names it."""
 
-    totals: list[Array]
     rows: Array
     confidence: Array
     right: NDArray[np.bool_]
@@ -90,7 +89,7 @@ class Combined:
         self.weights = case_weights(self.cases)
         self.quotes = np.array([bool(case.scene.quote) for case in self.cases])
         self.resolvable = np.array([case.resolvable for case in self.cases])
-        self._known: dict[int, NDArray[np.int64]] = {}
+        self._worths: dict[int, NDArray[np.int64]] = {}
 
     def fit(self, rows: Sequence[int]) -> Chooser:
         """Of these cases: the weights by maximum likelihood of a term that names what is meant, then the choice model that corrects their sum."""
@@ -103,9 +102,9 @@ class Combined:
         return Lesson(choice_features(self.candidates[i], sums, self.values[i]), sums, self._worth(i))
 
     def _worth(self, i: int) -> NDArray[np.int64]:
-        if i not in self._known:
-            self._known[i] = np.array([worth(self.cases[i], self.cases[i].terms[term]) for term in self.candidates[i].shortlist])
-        return self._known[i]
+        if i not in self._worths:
+            self._worths[i] = np.array([worth(self.cases[i], self.cases[i].terms[term]) for term in self.candidates[i].shortlist])
+        return self._worths[i]
 
     def total(self, i: int, chooser: Chooser) -> Array:
         """What ranks the shortlist of a case, (k,)."""
@@ -124,7 +123,7 @@ class Combined:
         return np.array([self.grades[i][int(np.argsort(-total, kind="stable")[0])] >= 1 for i, total in enumerate(totals)])
 
     def threshold(self, some: NDArray[np.bool_], confidence: Array, right: NDArray[np.bool_]) -> float:
-        """The lowest that leaves at most MOST_WRONG not ``right`` among ``some``; a thousand questions are too few for a bound on a few in a hundred."""
+        """The lowest that leaves at most MOST_WRONG not ``right`` among ``some``; a few thousand questions are too few for a bound on a few in a hundred."""
         return choose_threshold(confidence[some], right[some], self.weights[some], errors=0.0) if some.any() else 1.01
 
     def curve(self, some: NDArray[np.bool_], confidence: Array, right: NDArray[np.bool_]) -> list[dict[str, float]]:
@@ -161,7 +160,7 @@ class Combined:
         for test in parts:
             logistic = Logistic.of(self.fit_confidence(rows, right, np.flatnonzero(~test)))
             confidence[test] = [logistic(row) for row in rows[test]]
-        return Crossed(totals, rows, confidence, right, self.names_it(totals))
+        return Crossed(rows, confidence, right, self.names_it(totals))
 
 
 def fit_combinations(found: Sequence[Case], scored: Scored, said: Mapping[str, Said], together: bool = False) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, str]]:
