@@ -97,7 +97,8 @@ class Replayer:
     def _bad(self, path: Path, line: BadLine) -> None:
         self.intake.bad += 1
         if self.intake.bad <= SHOWN_BAD_LINES:
-            commandline.errors.print(f"{path}:{line.number}: skipped: {line.reason}", style="yellow", markup=False)
+            remedy = "Mend it and replay the file again: what is stored is not stored twice."
+            commandline.errors.print(f"{path}:{line.number}: skipped: {line.reason}. {remedy}", style="yellow", markup=False, soft_wrap=True)
         elif self.intake.bad == SHOWN_BAD_LINES + 1:
             commandline.errors.print("further bad lines are only counted", style="yellow")
 

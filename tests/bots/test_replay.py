@@ -143,8 +143,12 @@ def test_bad_lines_are_named_counted_and_skipped(tmp_path: Path, replay: Replay)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert (summary["stored"], summary["bad"]) == (4, 3)
+    lines = done.stderr.splitlines()
     for number in (2, 3, 4):
-        assert f"chat.jsonl:{number}:" in done.stderr
+        assert any(f"chat.jsonl:{number}:" in line and "replay the file again" in line for line in lines), "one line: what, where, remedy"
+    log.write_text(log.read_text(encoding="utf-8").replace("{not json", good % ("补上的一行", 1_772_400_050)), encoding="utf-8")
+    again = json.loads(replay(tmp_path / "d.db", str(log), "--out", str(tmp_path / "o.jsonl")).stdout)
+    assert (again["stored"], again["bad"]) == (1, 2), "only what was mended"
 
 
 @pytest.mark.parametrize(
