@@ -10,7 +10,6 @@ import math
 import re
 import time
 from itertools import accumulate
-from pathlib import Path
 
 import structlog
 
@@ -177,28 +176,3 @@ def names(text: str, term: str) -> bool:
     ends = set(accumulate((len(word) for word in words), initial=0))
     held, sought = "".join(words), "".join(tokens(term))
     return any(match.start() in ends and match.start() + len(sought) in ends for match in re.finditer(f"(?={re.escape(sought)})", held)) if sought else False
-
-
-async def open_resolver(
-    model: LanguageModel | None,
-    worker: ModelWorker,
-    shipped: Path,
-    *,
-    min_confidence: float | None = None,
-    prompt: str = "",
-    context_lines: int = 16,
-    max_tokens: int = 96,
-    generative: bool = False,
-) -> EditResolver | GenerativeResolver:
-    """The resolver with the ranker in the folder ``shipped``; called by :mod:`core.gates.factory`.
-
-    ``generative``: ``model`` writes freely (a large remote model) and is shown ``context_lines`` lines; else it judges candidates and the best one is edited in.
-    ``min_confidence`` None: the shipped threshold.
-
-    :raises InputError: when the ranker's files are missing or do not fit.
-    """
-    ranker = await worker.run(AntecedentRanker.load, shipped)
-    if generative and model is not None:
-        version = prompt or DEFAULT_REWRITE_PROMPT
-        return GenerativeResolver(model, worker, ranker, min_confidence=min_confidence, prompt_version=version, context_lines=context_lines, max_tokens=max_tokens)
-    return EditResolver(ranker, worker, min_confidence, model)

@@ -25,7 +25,8 @@ from core.ports import Gate, LanguageModel, Resolver
 from core.prompts import GATE_PROMPTS
 from core.ranker import AntecedentRanker
 from core.registry import Registry, Version
-from core.resolver import EditResolver, open_resolver
+from core.resolver import EditResolver, GenerativeResolver
+from core.resolver_prompts import DEFAULT_REWRITE_PROMPT
 
 log = structlog.get_logger(__name__)
 
@@ -181,11 +182,11 @@ async def _open_head(models: Models, path: Path = SHIPPED / "gate" / "head.npz",
 
 
 async def _open_resolver(config: Config, models: Models) -> Resolver:
-    """What ships; or the model that ``[resolver]`` names, with the ranker behind it where the back end is ``auto``."""
+    """What ships; or the model that ``[resolver]`` names, with what ships behind it where the back end is ``auto``."""
     section, backend = config.resolver, _resolver_backend(config)
     names_adapter = section.adapter not in ("", "none", "shipped")
     if not (section.base_url or section.model or names_adapter or section.backend in ("openai", "transformers")):
-        return await _open_shipped_resolver(config, models)
+        return await _open_shipped_resolver(config, models, await _load_ranker(models))
     source = ModelSource("resolver", section, models.worker, config.gate.threads, config.gate.device, None)
     try:
         opened = await open_language_models(source, backend, models.notes.append)
@@ -194,28 +195,38 @@ async def _open_resolver(config: Config, models: Models) -> Resolver:
             raise
         models.notes.append(f"resolver: what ships serves, for the model named in [resolver] does not work: {error}")
         log.warning("resolver_model_unusable", error=str(error))
-        return await _open_shipped_resolver(config, models)
+        return await _open_shipped_resolver(config, models, await _load_ranker(models))
     models.notes.extend(f"resolver: {one.note}" for one in opened)
     try:
-        writer = await _resolver(config, models, _one_model(opened, section.timeout_seconds, models), generative=True)
+        ranker = await _load_ranker(models)
+        writer = _free_writer(config, models, _one_model(opened, section.timeout_seconds, models), ranker)
         if backend != "auto":
             return _guarded(opened[0].backend, writer, section.timeout_seconds, models)
-        ranker = await _resolver(config, models, None, generative=False)
+        models.notes.append("resolver: when that fails, what ships serves:")
+        shipped = await _open_shipped_resolver(config, models, ranker)
     except BaseException:
         await close_all(opened)
         raise
-    models.notes.append("resolver: the shipped ranker when these fail")
     # The models have the time-out each: the resolver's is for all of them.
-    resolver = FailoverResolver([(opened[0].backend, writer), ("ranker", ranker)], timeout_seconds=section.timeout_seconds * len(opened), clock=models.clock)
+    resolver = FailoverResolver([(opened[0].backend, writer), ("shipped", shipped)], timeout_seconds=section.timeout_seconds * len(opened), clock=models.clock)
     models.switches.append(("resolver", resolver))
     return resolver
 
 
-async def _open_shipped_resolver(config: Config, models: Models) -> Resolver:
+async def _load_ranker(models: Models) -> AntecedentRanker:
+    return await models.worker.run(AntecedentRanker.load, SHIPPED / "resolver")
+
+
+def _free_writer(config: Config, models: Models, model: LanguageModel, ranker: AntecedentRanker) -> GenerativeResolver:
+    """``model`` writes freely; the ranker says whether it agrees."""
+    section = config.resolver
+    prompt, lines = section.prompt or DEFAULT_REWRITE_PROMPT, config.gate.context_lines
+    return GenerativeResolver(model, models.worker, ranker, min_confidence=section.min_confidence, prompt_version=prompt, context_lines=lines, max_tokens=section.max_new_tokens)
+
+
+async def _open_shipped_resolver(config: Config, models: Models, ranker: AntecedentRanker) -> Resolver:
     """The ranker with what it hears, pointer or judge, and the writer of short dialogues: as many of them as run here."""
-    ranker = await models.worker.run(AntecedentRanker.load, SHIPPED / "resolver")
     judge = await _open_shipped("judge", SHIPPED / "resolver" / "judge.gguf", JUDGE_TOKENS, config, models) if ranker.hears("judge") else None
-    calibration = DialogueCalibration.load(SHIPPED / "dialogue" / "calibration.json")
     writer = await _open_shipped("writer", SHIPPED / "dialogue" / "adapter.gguf", DIALOGUE_TOKENS, config, models, sequences=2)  # it writes one at a time
     *others, last = ["ranker", *(["pointer"] if ranker.pointer is not None else []), *(["judge"] if judge else [])]
     names = f"{', '.join(others)} and {last}" if others else last
@@ -226,6 +237,7 @@ async def _open_shipped_resolver(config: Config, models: Models) -> Resolver:
     if writer is None:
         return group
     models.notes.append("resolver: what two people say in at most three lines is rewritten freely by a writer of its own")
+    calibration = DialogueCalibration.load(SHIPPED / "dialogue" / "calibration.json")
     return DialogueResolver(group, writer, calibration, config.resolver.min_confidence)
 
 
@@ -262,20 +274,6 @@ def _one_model(opened: list[OpenedModel], timeout_seconds: float, models: Models
     model = FailoverModel([one.model for one in opened], timeout_seconds=timeout_seconds, stage="resolver", clock=models.clock)
     models.switches.append(("resolver", model))
     return model
-
-
-async def _resolver(config: Config, models: Models, model: LanguageModel | None, *, generative: bool) -> Resolver:
-    section = config.resolver
-    return await open_resolver(
-        model,
-        models.worker,
-        SHIPPED / "resolver",
-        min_confidence=section.min_confidence,
-        prompt=section.prompt,
-        context_lines=config.gate.context_lines,
-        max_tokens=section.max_new_tokens,
-        generative=generative,
-    )
 
 
 def _resolver_backend(config: Config) -> str:

@@ -244,7 +244,7 @@ class FailoverGate:
 
 
 class FailoverResolver:
-    """Implements :class:`core.ports.Resolver`: a remote model that writes freely, and the local ranker when it fails."""
+    """Implements :class:`core.ports.Resolver`: a remote model that writes freely, and what ships when it fails."""
 
     def __init__(self, resolvers: Sequence[tuple[str, Resolver]], *, timeout_seconds: float = 60.0, clock: Clock | None = None) -> None:
         self._chain = Chain("resolver", resolvers, timeout_seconds, clock)

@@ -38,7 +38,7 @@ REPLIES = 0.35
 @dataclass(slots=True)
 class Case:
     """One labelled question. ``grades`` of the terms: 3 all that gold adds, 2 most of it, 1 its name, 0 wrong; ``antecedent`` marks the lines (n,).
-    ``fold`` keeps an author's windows together."""
+    ``fold`` keeps an author's windows together; ``must_contain`` and ``must_not_contain`` say what makes a rewrite right, where the author listed it."""
 
     id: str
     fold: int
@@ -49,6 +49,8 @@ class Case:
     terms: list[Term]
     grades: NDArray[np.int64]
     antecedent: NDArray[np.bool_]
+    must_contain: tuple[str, ...] = ()
+    must_not_contain: tuple[str, ...] = ()
 
     @property
     def resolvable(self) -> bool:
@@ -151,7 +153,8 @@ def _case(window: dict[str, Any], number: int, labelled: dict[str, Any], target:
     grades = np.array([grade(text, gold, term) if gold else 0 for term in terms])
     wanted = set(labelled.get("antecedent_indices") or ())
     case_id = f"{window['id']}#{number}{id_end}"
-    return Case(case_id, fold_of(window["id"]), labelled["label"], gold, scene, lines, terms, grades, np.array([index in wanted for index in earlier]))
+    lists = (tuple(labelled.get(name) or ()) for name in ("must_contain", "must_not_contain"))
+    return Case(case_id, fold_of(window["id"]), labelled["label"], gold, scene, lines, terms, grades, np.array([index in wanted for index in earlier]), *lists)
 
 
 def added(question: str, gold: str) -> tuple[list[str], str]:
@@ -199,11 +202,12 @@ def grade(question: str, gold: str, term: Term) -> int:
 
 
 def rewritten_right(case: Case, term: Term) -> bool:
-    """Whether the question with ``term`` put in is right as scripts.evaluate counts it: it holds everything that gold adds."""
+    """Whether the question with ``term`` put in is right as scripts.evaluate counts it: it holds every wanted term and no unwanted one; without such lists, all that gold adds."""
     if case.gold is None:
         return False
     question = case.scene.question
-    return is_right(WindowQuestion(indices=(0,), label="yes", gold=case.gold), question, place(question, term.text))
+    wanted = WindowQuestion(indices=(0,), label="yes", gold=case.gold, must_contain=case.must_contain, must_not_contain=case.must_not_contain)
+    return is_right(wanted, question, place(question, term.text))
 
 
 def word_frequency(windows: Sequence[dict[str, Any]], least: int = 3) -> dict[str, int]:

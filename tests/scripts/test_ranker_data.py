@@ -49,6 +49,14 @@ def test_a_rewrite_is_right_as_the_evaluation_counts_it(gold: str, term: str, ri
     assert rewritten_right(case, next(found for found in case.terms if found.text == term)) is right
 
 
+@pytest.mark.parametrize(("lists", "right"), [({"must_contain": ["RK3588"]}, True), ({"must_contain": ["RK3588", "的板子"]}, False), ({"must_contain": ["RK3588"], "must_not_contain": ["rk 3588"]}, False)])
+def test_where_an_author_lists_what_a_rewrite_must_hold_the_lists_decide(lists: dict[str, list[str]], right: bool) -> None:
+    said = window("它支持 int8 吗", "RK3588的板子支持 int8 吗", [1])
+    said["questions"][0] |= lists
+    (case,) = cases([said])
+    assert rewritten_right(case, next(found for found in case.terms if found.text == "RK3588")) is right
+
+
 def test_what_has_no_gold_cannot_be_rewritten_right() -> None:
     (case,) = cases([window("它支持 int8 吗", None, [])])
     assert not any(rewritten_right(case, term) for term in case.terms)

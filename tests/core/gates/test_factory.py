@@ -226,7 +226,8 @@ async def test_the_judge_stands_in_where_the_pointer_cannot_run(monkeypatch: pyt
         assert bool(resolution.adapter) is not encoder, "the judge's adapter is told where it took part"
 
 
-async def test_a_remote_resolver_writes_and_under_auto_the_ranker_stands_behind_it() -> None:
+@needs_ranker
+async def test_a_remote_resolver_writes_and_under_auto_what_ships_stands_behind_it() -> None:
     async with model_server() as server:
         gate = {"backend": "openai", "base_url": server.url}
         async with opened(settings(gate=gate, resolver={"backend": "openai", "base_url": server.url})) as models:
@@ -238,6 +239,10 @@ async def test_a_remote_resolver_writes_and_under_auto_the_ranker_stands_behind_
             server.bad = None
         async with opened(settings(gate=gate, resolver={"backend": "auto", "base_url": server.url})) as models:
             assert isinstance(models.resolver, FailoverResolver)
+            assert (await models.resolver.resolve(ASKED)).model == "base"
+            server.bad = plainly(503, b"")
+            assert (await models.resolver.resolve(ASKED)).model.startswith("dialogue"), "two people's first lines go to the shipped writer, as without a server"
+            server.bad = None
         async with opened(settings(gate=gate, resolver={"backend": "auto", "base_url": NOWHERE})) as models:
             assert isinstance(models.resolver, DialogueResolver)
             assert any("what ships serves" in note and NOWHERE in note for note in models.notes)
