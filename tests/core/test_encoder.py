@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,23 @@ def test_differences_change_the_vectors_and_nothing_else_does(plain: TokenEncode
     assert np.allclose(same.embed(TEXTS[0]), plain.embed(TEXTS[0]), atol=1e-6)
     np.savez(path, **patch_of(plain.file, 0.5))  # type: ignore[arg-type]
     assert float(load_encoder(file_version(path), [tmp_path]).embed(TEXTS[0]) @ plain.embed(TEXTS[0])) < 0.9999
+
+
+def test_differences_take_no_more_memory_than_their_8_bits(plain: TokenEncoder) -> None:
+    rng, names = np.random.default_rng(1), [f"l{layer}.{part}.w" for layer in range(12) for part in "qkv"]
+    bits = {f"{name}{end}": rng.integers(-127, 128, shape).astype(np.int8) for name in names for end, shape in ((".a", (384, 64)), (".b", (64, 384)))}
+    strengths = {f"{name}.s": np.full(64, 1e-5, np.float32) for name in names}
+    tracemalloc.start()
+    try:
+        encoder = TokenEncoder(plain.file, bits | strengths)
+        kept, _ = tracemalloc.get_traced_memory()
+        encoder.embed(TEXTS[0])
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    size = sum(values.nbytes for values in bits.values())
+    assert kept < 1.3 * size
+    assert after < 1.3 * size, "and it does not grow with use"
 
 
 def test_an_encoder_that_the_head_was_not_made_for_is_refused(plain: TokenEncoder, tmp_path: Path) -> None:
