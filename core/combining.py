@@ -1,13 +1,10 @@
-"""How the scores of the trees and those of a pointer and a judge become one ranking of the shortlist, and how sure its first term is.
-
-A weighted sum of the scores comes first. Where there is a *choice* model, boosted trees correct it: they see the surface features of each term beside what all sources say of it,
-and have learnt which term makes the whole rewrite right, where the sources learnt which one names the right thing.
-"""
+"""How the scores of the trees and those of a pointer and a judge become one ranking of the shortlist, and how sure its first term is: a weighted sum, and a logistic model over
+what all of them say of its first term."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +14,9 @@ from core.antecedent_features import TERM_FEATURES, Array, Scene, asks_for_two
 from core.antecedent_judge import shortlist
 from core.antecedents import Term
 from core.grounding import squeeze
-from core.trees import Trees
 
 #: What may speak beside the trees, in the order of the weights.
 SOURCES = ("pointer", "judge")
-#: How much the weighted sum counts beside the choice model's correction.
-CHOICE_BASE = 1.5
 _ALWAYS = (
     "margin",
     "share_of_kin",
@@ -32,15 +26,12 @@ _ALWAYS = (
     "ranker_agrees",
     "line_first",
     "line_margin",
-    "line_of_term",
     "n_terms",
-    "context_lines",
     "n_kin",
     "quotes",
     "asks_for_two",
 )
 _OF_A_SOURCE = ("first", "margin", "best", "agrees")
-_OF_A_SCORE = ("", "_behind", "_place", "_best")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +78,6 @@ class Logistic:
         return cls(np.array(data["mean"]), np.array(data["scale"]), np.array(data["weights"]), float(data["bias"]))
 
 
-def choice_names(sources: Sequence[str]) -> tuple[str, ...]:
-    """Names of :func:`choice_features`."""
-    return (*TERM_FEATURES, *(f"{name}{part}" for name in ("trees", *sources) for part in _OF_A_SCORE), "together_behind")
-
-
-def choice_features(found: Candidates, combined: Array, values: Mapping[str, Array]) -> Array:
-    """What the choice model sees of each term of the shortlist, (k, len(choice_names(values))): its surface features, and of each source its number, how far that is behind
-    the best, its place, and the best. ``combined`` (k,) is the weighted sum."""
-    chosen = found.shortlist
-    columns = []
-    for said in (found.scores[chosen], *values.values()):
-        places = np.empty(len(said))
-        places[np.argsort(-said, kind="stable")] = np.arange(len(said))
-        columns += [said, said - said.max(), places, np.full(len(said), said.max())]
-    return np.column_stack([found.rows[chosen], *columns, combined - combined.max()])
-
-
 def combined_names(sources: Sequence[str]) -> tuple[str, ...]:
     """Names of :func:`combined_features`."""
     of_sources = (f"{source}_{part}" for source in sources for part in _OF_A_SOURCE)
@@ -130,8 +104,7 @@ def combined_features(found: Candidates, total: Array, values: Mapping[str, Arra
     own = found.rows[chosen[best]]
     return np.array([
         gap(total), share[kin].sum(), share[best], gap(scores), math.log(max(plain, 1e-6) / max(1.0 - plain, 1e-6)), 0 in kin,
-        ranked[0], ranked[0] - (ranked[1] if len(ranked) > 1 else 0.0), found.line_scores[found.terms[chosen[best]].lines].max(),
-        len(found.terms), len(found.line_scores), len(kin), bool(found.scene.quote), asks_for_two(found.scene.question),
+        ranked[0], ranked[0] - (ranked[1] if len(ranked) > 1 else 0.0), len(found.terms), len(kin), bool(found.scene.quote), asks_for_two(found.scene.question),
         *(part for said in values.values() for part in (said[best], gap(said), said.max(), int(np.argmax(said)) in kin)),
         *own, *(own - (found.rows[chosen[rival]] if rival is not None else 0.0)),
     ])  # fmt: skip
@@ -139,25 +112,26 @@ def combined_features(found: Candidates, total: Array, values: Mapping[str, Arra
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """What the trees and ``sources`` say together: a weight for the score of the trees and one for each source, a ``choice`` model that corrects their sum, and the
-    confidence of the first term. ``threshold`` is the least confidence of an accepted rewrite, ``reply_threshold`` of one whose term stands in the message that the question
-    quotes: each leaves at most three in twenty that do not say all that is meant."""
+    """What the trees and ``sources`` say together: a weight for the score of the trees and one for each source, and the confidence of the first term.
+
+    ``threshold`` is the least confidence of an accepted rewrite, ``reply_threshold`` of one whose term stands in the message that the question quotes: each leaves at most three
+    in twenty that are not right.
+    """
 
     sources: tuple[str, ...]
     weights: tuple[float, ...]
     confidence: Logistic
     threshold: float
     reply_threshold: float
-    choice: Trees | None = None
 
     @classmethod
-    def of(cls, data: dict[str, Any], choice: Trees | None = None) -> Combination:
+    def of(cls, data: dict[str, Any]) -> Combination:
         weights = tuple(float(weight) for weight in data["weights"])
-        return cls(tuple(data["sources"]), weights, Logistic.of(data["confidence"]), float(data["threshold"]), float(data["reply_threshold"]), choice)
+        return cls(tuple(data["sources"]), weights, Logistic.of(data["confidence"]), float(data["threshold"]), float(data["reply_threshold"]))
 
     def total(self, found: Candidates, values: Mapping[str, Array]) -> Array:
         """What ranks the shortlist, (k,)."""
-        return corrected(found, combine(self.weights, found.scores[found.shortlist], values), values, self.choice)
+        return combine(self.weights, found.scores[found.shortlist], values)
 
     def least_confidence(self, scene: Scene, term: Term) -> float:
         """Of an accepted rewrite with ``term``: a quoted picture names nothing, and makes no other term surer."""
@@ -167,8 +141,3 @@ class Combination:
 def combine(weights: Sequence[float], scores: Array, values: Mapping[str, Array]) -> Array:
     """Weighted sum of the trees' scores (k,) and those of each source (k,)."""
     return np.asarray(weights[0] * scores + sum(weight * said for weight, said in zip(weights[1:], values.values(), strict=True)))
-
-
-def corrected(found: Candidates, combined: Array, values: Mapping[str, Array], choice: Callable[[Array], Array] | None) -> Array:
-    """The weighted sum (k,) with what a choice model adds to it."""
-    return combined if choice is None else np.asarray(CHOICE_BASE * combined + choice(choice_features(found, combined, values)))

@@ -1,8 +1,7 @@
 """Ranking candidate antecedents with shipped models, and how sure the first one is.
 
 Two gradient-boosted models (:mod:`core.trees`): ``lines.txt`` gives each earlier line the probability that it names the antecedent, ``terms.txt`` scores each
-candidate term (lambdarank). A small encoder may point at one of them (:mod:`core.antecedent_pointer`), a language model judge the best (:mod:`core.antecedent_judge`); what all
-of them say of the best is ranked once more by ``choice-*.txt`` (:mod:`core.combining`).
+candidate term (lambdarank). A small encoder may point at one of them (:mod:`core.antecedent_pointer`), a language model judge the best (:mod:`core.antecedent_judge`).
 ``meta.json`` holds the logistic model of P(the first term is right) and its threshold, the same for whatever speaks beside the trees (:mod:`core.combining`), word
 frequencies, version and the hash of the training data.
 """
@@ -11,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,13 @@ import numpy as np
 from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Scene, line_features, term_features, terms_of
 from core.antecedent_pointer import AntecedentPointer
 from core.antecedents import Term, tokenise
-from core.combining import SOURCES, Candidates, Combination, Logistic, choice_names, combined_features, combined_names, softmax
+from core.combining import SOURCES, Candidates, Combination, Logistic, combined_features, combined_names, softmax
 from core.errors import InputError
 from core.grounding import squeeze
 from core.messages import Question
 from core.trees import Array, Trees
 
-RANKER_FORMAT = 6
+RANKER_FORMAT = 7
 
 # fmt: off
 CONFIDENCE_COLUMNS = [
@@ -88,14 +87,13 @@ def confidence_features(terms: Sequence[Term], scores: Array, line_scores: Array
 class AntecedentRanker:
     """The models of a folder; ``pointer`` where one is there and the packaged encoder is installed. What speaks beside the trees has to be in ``meta``, with its weights."""
 
-    def __init__(self, lines: Trees, terms: Trees, meta: dict[str, Any], pointer: AntecedentPointer | None = None, choices: Mapping[tuple[str, ...], Trees] | None = None) -> None:
+    def __init__(self, lines: Trees, terms: Trees, meta: dict[str, Any], pointer: AntecedentPointer | None = None) -> None:
         self._lines, self._terms, self._confidence = lines, terms, Logistic.of(meta["confidence"])
         self._rarity = rarity_table(meta["word_frequency"], int(meta["windows"]))
         self._threshold = float(meta["threshold"])
         self.version, self.pointer = str(meta["version"]), pointer
         self._point_weight = float(meta["point_weight"])
-        known = choices or {}
-        self.combinations = {tuple(one["sources"]): Combination.of(one, known.get(tuple(one["sources"]))) for one in meta["combined"]}
+        self.combinations = {tuple(one["sources"]): Combination.of(one) for one in meta["combined"]}
 
     @classmethod
     def load(cls, folder: Path) -> AntecedentRanker:
@@ -112,8 +110,7 @@ class AntecedentRanker:
         if meta.get("format") != RANKER_FORMAT or not fits or any(one["confidence"]["features"] != list(combined_names(one["sources"])) for one in meta["combined"]):
             raise _misfit(folder)
         heard = any("pointer" in one["sources"] for one in meta["combined"])
-        choices = {tuple(one["sources"]): _choice(folder, one["sources"]) for one in meta["combined"] if one.get("choice")}
-        return cls(models[0], models[1], meta, _pointer(folder / "pointer.npz") if heard else None, choices)
+        return cls(models[0], models[1], meta, _pointer(folder / "pointer.npz") if heard else None)
 
     def hears(self, source: str) -> bool:
         """Whether what ``source`` says changes anything here: it has weights in ``meta`` beside those of the pointer, where there is one."""
@@ -149,22 +146,6 @@ class AntecedentRanker:
 
     def _plain_confidence(self, found: Candidates) -> float:
         return self._confidence(confidence_features(found.terms, found.scores, found.line_scores, found.rows))
-
-
-def choice_file(sources: Sequence[str]) -> str:
-    """Name of the file of the choice model that listens to ``sources``."""
-    return f"choice-{'-'.join(sources)}.txt"
-
-
-def _choice(folder: Path, sources: Sequence[str]) -> Trees:
-    path = folder / choice_file(sources)
-    try:
-        model = Trees(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError:
-        raise InputError(str(path), "no such file", "Reinstall doujie, or train it: python -m scripts.training.ranker") from None
-    if model.names != list(choice_names(sources)):
-        raise _misfit(folder)
-    return model
 
 
 def _misfit(folder: Path) -> InputError:

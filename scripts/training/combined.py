@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 
 from core.antecedent_features import Array
 from core.antecedents import Term
-from core.combining import SOURCES, Candidates, Logistic, choice_features, combine, combined_features, combined_names, corrected, softmax
-from core.ranker import choice_file
-from scripts.training.choice import Lesson, fit_choice, scorer, worth
+from core.combining import SOURCES, Candidates, Logistic, combine, combined_features, combined_names, softmax
 from scripts.training.ranker import MOST_WRONG, Scored, case_weights, choose_threshold, curve, fit_logistic
 from scripts.training.ranker_data import REPLY, Case, author, rewritten_right
 
 #: scikit-learn's C of the confidence: many features, some thousand questions.
 COMBINED_PENALTY = 0.005
-CHOICE_SEED = 1
 #: Numbers by the id of a case and the index of a term.
 Said = Mapping[str, Mapping[int, float]]
 
@@ -47,14 +44,6 @@ def fit_weights(known: Sequence[tuple[Any, ...]]) -> tuple[float, ...]:
 
     sources = len(known[0]) - 1 if known else 1
     return tuple(map(float, minimize(cost, np.array([1.0, *[0.5] * (sources - 1)]), method="Nelder-Mead").x))
-
-
-@dataclass(frozen=True, slots=True)
-class Chooser:
-    """What ranks a shortlist: the weights of the sources and the LightGBM model that corrects their sum, where there is one."""
-
-    weights: tuple[float, ...]
-    choice: Any | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,26 +78,14 @@ class Combined:
         self.weights = case_weights(self.cases)
         self.quotes = np.array([bool(case.scene.quote) for case in self.cases])
         self.resolvable = np.array([case.resolvable for case in self.cases])
-        self._worths: dict[int, NDArray[np.int64]] = {}
 
-    def fit(self, rows: Sequence[int]) -> Chooser:
-        """Of these cases: the weights by maximum likelihood of a term that names what is meant, then the choice model that corrects their sum."""
-        weights = fit_weights([(self.scores[i], *self.values[i].values(), self.grades[i] >= 1) for i in rows if (self.grades[i] >= 1).any()])
-        lessons = [self._lesson(i, weights) for i in rows if self._worth(i).any()]
-        return Chooser(weights, fit_choice(lessons, self.sources, CHOICE_SEED))
+    def fit(self, rows: Sequence[int]) -> tuple[float, ...]:
+        """The weights of trees and sources: of these cases, by maximum likelihood of a term that names what is meant."""
+        return fit_weights([(self.scores[i], *self.values[i].values(), self.grades[i] >= 1) for i in rows if (self.grades[i] >= 1).any()])
 
-    def _lesson(self, i: int, weights: Sequence[float]) -> Lesson:
-        sums = combine(weights, self.scores[i], self.values[i])
-        return Lesson(choice_features(self.candidates[i], sums, self.values[i]), sums, self._worth(i))
-
-    def _worth(self, i: int) -> NDArray[np.int64]:
-        if i not in self._worths:
-            self._worths[i] = np.array([worth(self.cases[i], self.cases[i].terms[term]) for term in self.candidates[i].shortlist])
-        return self._worths[i]
-
-    def total(self, i: int, chooser: Chooser) -> Array:
+    def total(self, i: int, weights: Sequence[float]) -> Array:
         """What ranks the shortlist of a case, (k,)."""
-        return corrected(self.candidates[i], combine(chooser.weights, self.scores[i], self.values[i]), self.values[i], scorer(chooser.choice))
+        return combine(weights, self.scores[i], self.values[i])
 
     def first(self, totals: Sequence[Array]) -> list[Term]:
         """The best term of each case."""
@@ -152,9 +129,9 @@ class Combined:
         totals = [np.zeros(0)] * len(self.cases)
         parts = [self.authors == name for name in sorted(set(self.authors.tolist()))]
         for test in parts:
-            chooser = self.fit(np.flatnonzero(~test).tolist())
+            weights = self.fit(np.flatnonzero(~test).tolist())
             for i in np.flatnonzero(test).tolist():
-                totals[i] = self.total(i, chooser)
+                totals[i] = self.total(i, weights)
         rows, right = self.rows(totals), self.right(totals)
         confidence = np.zeros(len(self.cases))
         for test in parts:
@@ -163,41 +140,36 @@ class Combined:
         return Crossed(rows, confidence, right, self.names_it(totals))
 
 
-def fit_combinations(found: Sequence[Case], scored: Scored, said: Mapping[str, Said], together: bool = False) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, str]]:
-    """(the entries ``combined`` of meta.json, figures across the held authors, the choice models as text by their file), for each of the sources in ``said``, and for all of
-    them ``together``."""
+def fit_combinations(found: Sequence[Case], scored: Scored, said: Mapping[str, Said], together: bool = False) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(the entries ``combined`` of meta.json, figures across the held authors), for each of the sources in ``said``, and for all of them ``together``."""
     names = [name for name in SOURCES if name in said]
-    entries, figures, models = [], {}, {}
+    entries, figures = [], {}
     for some in [*([name] for name in names), *([names] if together and len(names) > 1 else [])]:
-        entry, figures["+".join(some)], choice = _fit(Combined(found, scored, {name: said[name] for name in some}))
+        entry, figures["+".join(some)] = _fit(Combined(found, scored, {name: said[name] for name in some}))
         entries.append(entry)
-        if choice is not None:
-            models[choice_file(some)] = str(choice.model_to_string())
-    return entries, figures, models
+    return entries, figures
 
 
-def _fit(held: Combined) -> tuple[dict[str, Any], dict[str, Any], Any | None]:
+def _fit(held: Combined) -> tuple[dict[str, Any], dict[str, Any]]:
     crossed = held.crossed()
-    chooser = held.fit(list(range(len(held.cases))))
+    weights = held.fit(list(range(len(held.cases))))
     entry = {
         "sources": list(held.sources),
-        "weights": list(chooser.weights),
-        "choice": chooser.choice is not None,
+        "weights": list(weights),
         "confidence": held.fit_confidence(crossed.rows, crossed.right, np.arange(len(held.cases))),
         "threshold": held.threshold(~held.quotes, crossed.confidence, crossed.right),
         "reply_threshold": held.threshold(held.quotes, crossed.confidence, crossed.right),
     }  # fmt: skip
     some = held.resolvable & ~held.quotes
     figures = {
-        "questions": len(held.cases), "resolvable": int(some.sum()), "authors": sorted(set(held.authors.tolist())), "most_wrong": MOST_WRONG, "weights": list(chooser.weights),
+        "questions": len(held.cases), "resolvable": int(some.sum()), "authors": sorted(set(held.authors.tolist())), "most_wrong": MOST_WRONG, "weights": list(weights),
         "threshold": entry["threshold"], "reply_threshold": entry["reply_threshold"],
         "first_names_it": float(crossed.named[some].mean()), "first_right": float(crossed.right[some].mean()),
-        "without_choice": _summed(held, some, chooser.weights),
         "trees_alone": _alone(held, some, 0), **{f"{name}_alone": _alone(held, some, 1 + index) for index, name in enumerate(held.sources)},
         "curve": held.curve(~held.quotes, crossed.confidence, crossed.right), "replies": held.reply_figures(crossed.named, crossed.right),
         "reply_curve": held.curve(held.quotes, crossed.confidence, crossed.right),
     }  # fmt: skip
-    return entry, figures, chooser.choice
+    return entry, figures
 
 
 def _alone(held: Combined, some: NDArray[np.bool_], which: int) -> dict[str, float]:

@@ -252,9 +252,7 @@ def main(
         from scripts.training.combined import fit_combinations, points_of
 
         meta["point_weight"] = points_of(found, scored, measured["pointer"][1])[1] if pointer is not None else 0.0
-        meta["combined"], metrics["combined"], choices = fit_combinations(found, scored, {name: said for name, (_, said) in measured.items()}, together)
-        for name, text in choices.items():
-            (out / name).write_text(text, encoding="utf-8")
+        meta["combined"], metrics["combined"] = fit_combinations(found, scored, {name: said for name, (_, said) in measured.items()}, together)
         metrics |= {name: about for name, (about, _) in measured.items()}
     for folder, own, name in ((judge, "adapter.gguf", "judge.gguf"), (pointer, "pointer.npz", "pointer.npz")):
         if folder is not None:

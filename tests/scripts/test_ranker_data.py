@@ -49,7 +49,10 @@ def test_a_rewrite_is_right_as_the_evaluation_counts_it(gold: str, term: str, ri
     assert rewritten_right(case, next(found for found in case.terms if found.text == term)) is right
 
 
-@pytest.mark.parametrize(("lists", "right"), [({"must_contain": ["RK3588"]}, True), ({"must_contain": ["RK3588", "的板子"]}, False), ({"must_contain": ["RK3588"], "must_not_contain": ["rk 3588"]}, False)])
+@pytest.mark.parametrize(
+    ("lists", "right"),
+    [({"must_contain": ["RK3588"]}, True), ({"must_contain": ["RK3588", "的板子"]}, False), ({"must_contain": ["RK3588"], "must_not_contain": ["rk 3588"]}, False)],
+)
 def test_where_an_author_lists_what_a_rewrite_must_hold_the_lists_decide(lists: dict[str, list[str]], right: bool) -> None:
     said = window("它支持 int8 吗", "RK3588的板子支持 int8 吗", [1])
     said["questions"][0] |= lists
