@@ -170,8 +170,10 @@ class PuppetClient:
             async with asyncio.timeout(self._deadlines.call):
                 return await call
         except TimeoutError as error:
-            raise PuppetError(f"no answer within {self._deadlines.call:g} s") from error
+            raise self._late() from error
         except GRPCError as error:
+            if error.status is Status.DEADLINE_EXCEEDED:  # the service was told of the deadline, and may notice it first
+                raise self._late() from error
             rate_limited = error.status is Status.RESOURCE_EXHAUSTED
             raise PuppetError(
                 error.status.name if quiet else _plain(error),
@@ -181,6 +183,9 @@ class PuppetClient:
             ) from error
         except (StreamTerminatedError, ProtocolError, OSError, AssertionError) as error:
             raise PuppetError(_plain(error)) from error
+
+    def _late(self) -> PuppetError:
+        return PuppetError(f"no answer within {self._deadlines.call:g} s")
 
 
 def endpoint_of(config: WechatSection) -> tuple[str, int]:

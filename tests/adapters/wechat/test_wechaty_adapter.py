@@ -218,6 +218,12 @@ class TestSending:
             await impatient.adapter.send(reply())
         assert not caught.value.permanent
 
+    async def test_a_deadline_that_the_service_sees_first_reads_the_same(self, bench: Bench) -> None:
+        bench.server.fail("MessageSendText", Status.DEADLINE_EXCEEDED)
+        with pytest.raises(SendError, match="no answer") as caught:
+            await bench.adapter.send(reply())
+        assert not caught.value.permanent
+
     async def test_recall_of_an_own_message(self, bench: Bench) -> None:
         await bench.adapter.recall(ROOM, "sent-1")
         assert bench.server.recalled == ["sent-1"]
