@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from core.antecedent_features import Array, Scene
 from core.antecedents import Term
 from core.arrays import read_arrays
-from core.encoder import DIFFERENCES, EncoderFile, Floats, TokenEncoder, gelu, packaged
+from core.encoder import DIFFERENCES, EncoderFile, TokenEncoder, packaged
 from core.errors import InputError
 from core.pointer_reading import encoded, token_spans
+from core.span_head import SpanHead
 
 POINTER_FORMAT = 1
-#: Layers of the head: states of a term, those of the question, and what they say together.
-HEAD = ("span", "asked", "out", "none")
 _REMEDY = "Reinstall doujie, or train it: python -m scripts.training.pointer"
 
 
@@ -36,12 +35,14 @@ class AntecedentPointer:
     def __init__(self, file: EncoderFile, arrays: Mapping[str, NDArray[Any]], source: str = "pointer") -> None:
         try:
             form, self.version = int(arrays["format"]), str(arrays["version"])
-            head = {name: (arrays[f"head.{name}.w"].astype(np.float32).T, arrays[f"head.{name}.b"].astype(np.float32)) for name in HEAD}
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(source, f"no pointer at antecedents ({error})", _REMEDY) from None
-        if form != POINTER_FORMAT or head["span"][0].shape[0] != 3 * file.shape.hidden:
+        if form != POINTER_FORMAT:
             raise InputError(source, "a pointer of another form", _REMEDY)
-        self._head = head
+        try:
+            self._head = SpanHead(arrays, file.shape.hidden)
+        except (KeyError, ValueError) as error:
+            raise InputError(source, f"no pointer at antecedents ({error})", _REMEDY) from None
         self._encoder = TokenEncoder(file, {name: values for name, values in arrays.items() if name[-2:] in DIFFERENCES and not name.startswith("head.")}, source)
 
     @classmethod
@@ -50,23 +51,10 @@ class AntecedentPointer:
         return cls(packaged(), read_arrays(path, "a pointer", _REMEDY), str(path))
 
     def point(self, scene: Scene, terms: Sequence[Term], line_scores: Array) -> Array:
-        """Log-odds (n,) of each term against "nothing of this is meant"; what no shown line holds gets one less than the least. ``line_scores`` (m,): the line ranker's."""
+        """Log-odds (n,) of each term against "nothing of this is meant": see :meth:`core.span_head.SpanHead.log_odds`. ``line_scores`` (m,): the line ranker's."""
         reading, encoding = encoded(scene, terms, line_scores, self._encoder.file)
         spans = token_spans(reading, encoding)
         if not spans:
             return np.zeros(len(terms))
         hidden = self._encoder.hidden(list(encoding.ids))
-        start, end = encoding.span(*reading.asked) or (0, 1)
-        question = self._layer("asked", np.concatenate([hidden[0], hidden[start:end].mean(axis=0)]))
-        states = self._layer("span", np.stack([np.concatenate([hidden[first], hidden[last - 1], hidden[first:last].mean(axis=0)]) for _, first, last in spans]))
-        odds = self._layer("out", gelu(states + question + states * question))[:, 0] - self._layer("none", gelu(question))[0]
-        scores = np.full(len(terms), -np.inf)
-        for (term, _, _), value in zip(spans, odds.astype(np.float64), strict=True):
-            scores[term] = np.logaddexp(scores[term], value)
-        seen = np.isfinite(scores)
-        return np.where(seen, scores, scores[seen].min() - 1.0)
-
-    def _layer(self, name: str, states: Floats) -> Floats:
-        weights, bias = self._head[name]
-        product: Floats = states @ weights + bias
-        return product
+        return self._head.log_odds(hidden, hidden[0], encoding.span(*reading.asked) or (0, 1), spans, len(terms))

@@ -1,4 +1,4 @@
-"""How the scores of the trees and those of a pointer and a judge become one ranking of the shortlist, and how sure its first term is: a weighted sum, and a logistic model over
+"""How the scores of the trees and those of a pointer and a reader become one ranking of the shortlist, and how sure its first term is: a weighted sum, and a logistic model over
 what all of them say of its first term."""
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from core.antecedent_features import TERM_FEATURES, Array, Scene, asks_for_two
-from core.antecedent_judge import shortlist
 from core.antecedents import Term
 from core.grounding import squeeze
 
 #: What may speak beside the trees, in the order of the weights.
-SOURCES = ("pointer", "judge")
+SOURCES = ("pointer", "reader")
+#: Terms that all sources rank, at most.
+SHORTLIST = 12
 _ALWAYS = (
     "margin",
     "share_of_kin",
@@ -53,6 +54,11 @@ class Candidates:
     def shortlist(self) -> list[int]:
         """Indices of the terms that all sources rank, best first."""
         return shortlist(self.scores if self.points is None else self.scores + self.point_weight * self.points)
+
+
+def shortlist(scores: Array, most: int = SHORTLIST) -> list[int]:
+    """Indices of the best candidates, best first."""
+    return [int(index) for index in np.argsort(-scores, kind="stable")[:most]]
 
 
 def softmax(scores: Array) -> Array:

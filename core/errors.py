@@ -14,11 +14,16 @@ Each carries its data as attributes; ``str()`` is one line that tells what, wher
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class DoujieError(Exception):
-    """Root of all errors that doujie raises on purpose."""
+    """Root of all errors that doujie raises on purpose. They can be passed between processes."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class ConfigError(DoujieError):

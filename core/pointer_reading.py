@@ -1,4 +1,4 @@
-"""What a pointer at antecedents reads: the likeliest lines and the question as one text, with the place of every candidate term.
+"""What pointer and reader of antecedents read: the likeliest lines and the question as one text, with the place of every candidate term.
 
 The lines stand in the order of time; members are letters (the asker is Q): names say nothing about products.
 """
@@ -8,20 +8,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
+
+import numpy as np
 
 from core.antecedent_features import Array, Scene
-from core.antecedent_judge import likeliest, member_letters
 from core.antecedents import Term, split_quote
 from core.encoder import EncoderFile, Encoding
 from core.grounding import squeeze
 
 LINES = 10
 _MOST_LINE_CHARS, _MOST_QUOTE_CHARS, _MOST_QUESTION_CHARS = 90, 60, 140
+_LETTERS = [letter for letter in ascii_uppercase if letter != "Q"]
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the encoder reads. ``terms``: (index of the term, start, end) of each mention in ``text``; ``lines``: (index of the line, start, end); ``asked``: where the question
+    """What a model reads. ``terms``: (index of the term, start, end) of each mention in ``text``; ``lines``: (index of the line, start, end); ``asked``: where the question
     stands, with its quotation."""
 
     text: str
@@ -55,12 +58,25 @@ class _Writer:
         return places
 
 
+def _likeliest(line_scores: Array, lines: int) -> list[int]:
+    """Indices of the ``lines`` likeliest lines, in the order of time."""
+    return sorted(np.argsort(-line_scores, kind="stable")[:lines].tolist())
+
+
+def _member_letters(scene: Scene) -> tuple[dict[str, str], re.Pattern[str]]:
+    """(the letter of each member, the asker's is Q; what finds an @mention of one of them)."""
+    letters = {scene.sender: "Q"}
+    for line in scene.lines:
+        letters.setdefault(line.sender, _LETTERS[(len(letters) - 1) % len(_LETTERS)])
+    return letters, re.compile("|".join(f"@{re.escape(name)}" for name in sorted(letters, key=len, reverse=True)))
+
+
 def read(scene: Scene, terms: Sequence[Term], line_scores: Array, replaced: Mapping[int, str], lines: int = LINES) -> Reading:
     """The ``lines`` likeliest lines and the question as one text. ``line_scores`` (n,): the line ranker's probabilities; ``replaced``: characters as the vocabulary wants them."""
-    letters, mention = member_letters(scene)
+    letters, mention = _member_letters(scene)
     writer, found_lines = _Writer(letters, mention, replaced), []
     shown: dict[int, tuple[str, list[int]]] = {}
-    for index in likeliest(line_scores, lines):
+    for index in _likeliest(line_scores, lines):
         body = split_quote(scene.lines[index].text)[2] or scene.lines[index].text
         writer.text += f"{letters[scene.lines[index].sender]}: "
         start = len(writer.text)

@@ -1,7 +1,7 @@
 """Ranking candidate antecedents with shipped models, and how sure the first one is.
 
 Two gradient-boosted models (:mod:`core.trees`): ``lines.txt`` gives each earlier line the probability that it names the antecedent, ``terms.txt`` scores each
-candidate term (lambdarank). A small encoder may point at one of them (:mod:`core.antecedent_pointer`), a language model judge the best (:mod:`core.antecedent_judge`).
+candidate term (lambdarank). Two models may point at one of them: a small encoder (:mod:`core.antecedent_pointer`) and a small language model (:mod:`core.antecedent_reader`).
 ``meta.json`` holds the logistic model of P(the first term is right) and its threshold, the same for whatever speaks beside the trees (:mod:`core.combining`), word
 frequencies, version and the hash of the training data.
 """
@@ -26,7 +26,7 @@ from core.grounding import squeeze
 from core.messages import Question
 from core.trees import Array, Trees
 
-RANKER_FORMAT = 7
+RANKER_FORMAT = 8
 
 # fmt: off
 CONFIDENCE_COLUMNS = [
@@ -128,13 +128,13 @@ class AntecedentRanker:
         points = None if self.pointer is None else self.pointer.point(scene, terms, line_scores)
         return Candidates(scene, tuple(terms), rows, self._terms(rows), line_scores, points, self._point_weight)
 
-    def rank(self, found: Candidates, margins: Sequence[float] | None = None) -> Ranking:
-        """By the trees and whatever else speaks. ``margins``: a judge's log-odds of yes, one for each of the shortlist."""
+    def rank(self, found: Candidates, read: Array | None = None) -> Ranking:
+        """By the trees and whatever else speaks. ``read`` (n,): a reader's log-odds of all terms."""
         chosen, values = found.shortlist, {}
         if found.points is not None:
             values["pointer"] = found.points[chosen]
-        if margins is not None:
-            values["judge"] = np.asarray(margins, dtype=float)
+        if read is not None:
+            values["reader"] = read[chosen]
         plain = self._plain_confidence(found)
         together = self.combinations.get(tuple(values))
         if together is None:

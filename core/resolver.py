@@ -1,7 +1,7 @@
 """Rewriting a question so that it stands alone, or saying why not.
 
-Two ways, one acceptance rule (:mod:`core.grounding`): :class:`EditResolver` ranks the names and noun phrases of the conversation, lets a small language model judge the
-likeliest, and puts the best one into the question; :class:`GenerativeResolver` lets a language model write freely and asks the ranker whether it agrees.
+Two ways, one acceptance rule (:mod:`core.grounding`): :class:`EditResolver` ranks the names and noun phrases of the conversation and puts the best one into the question;
+:class:`GenerativeResolver` lets a language model write freely and asks the ranker whether it agrees.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from itertools import accumulate
 
 import structlog
 
-from core.antecedent_judge import NO, YES, branch, judge_prompt
+from core.antecedent_reader import AntecedentReader
 from core.antecedents import split_quote
-from core.combining import Candidates
 from core.edit import place
 from core.errors import BackendError
 from core.gates.worker import ModelWorker
 from core.grounding import refusal, tokens
 from core.messages import Question, RefusalReason, Resolution
-from core.ports import LanguageModel, Prompt
+from core.ports import LanguageModel
 from core.ranker import AntecedentRanker, Ranking
 from core.resolver_prompts import DEFAULT_REWRITE_PROMPT, lines_shown, rewrite_prompt
 
@@ -33,13 +32,13 @@ GENERATIVE_THRESHOLD = 0.5
 
 
 class EditResolver:
-    """Implements :class:`core.ports.Resolver` with the ranker, a judge where there is one, and one edit.
+    """Implements :class:`core.ports.Resolver` with the ranker, a reader where there is one, and one edit.
 
-    ``judge`` is a language model with the adapter of :mod:`core.antecedent_judge`; while it fails, the ranker decides alone. ``min_confidence`` None: the shipped thresholds.
+    While the reader fails, the ranker decides alone. ``min_confidence`` None: the shipped thresholds.
     """
 
-    def __init__(self, ranker: AntecedentRanker, worker: ModelWorker, min_confidence: float | None = None, judge: LanguageModel | None = None) -> None:
-        self._ranker, self._worker, self._judge = ranker, worker, judge
+    def __init__(self, ranker: AntecedentRanker, worker: ModelWorker, min_confidence: float | None = None, reader: AntecedentReader | None = None) -> None:
+        self._ranker, self._worker, self._reader = ranker, worker, reader
         self._min_confidence = min_confidence
 
     async def resolve(self, question: Question) -> Resolution:
@@ -49,9 +48,9 @@ class EditResolver:
         candidate: str | None = None
         confidence, adapter = 0.0, ""
         invented: tuple[str, ...] = ()
-        found = await self._worker.run(self._ranker.candidates, question) if question.has_antecedents else None
+        found = await self._worker.run(self._ranked, question) if question.has_antecedents else None
         if found is not None:
-            ranking, adapter = await self._rank(found)
+            ranking, adapter = found
             candidate, confidence = place(question.text, ranking.terms[0].text), ranking.confidence
             reason, grounding = refusal(question, candidate, confidence, ranking.threshold if self._min_confidence is None else self._min_confidence)
             invented = grounding.invented
@@ -67,25 +66,24 @@ class EditResolver:
             invented=invented,
         )
 
-    async def _rank(self, found: Candidates) -> tuple[Ranking, str]:
-        """(ranking, adapter of the judge that took part)."""
-        margins, adapter = None, ""
-        if self._judge is not None and self._ranker.hears("judge"):
+    def _ranked(self, question: Question) -> tuple[Ranking, str] | None:
+        """(ranking, adapter of the reader that took part); None when the context holds no candidate."""
+        found = self._ranker.candidates(question)
+        if found is None:
+            return None
+        read, adapter = None, ""
+        if self._reader is not None and self._ranker.hears("reader"):
             try:
-                margins, adapter = await self._margins(found, self._judge), self._judge.adapter
+                read = self._reader.point(found.scene, found.terms, found.line_scores)
+                adapter = self._reader.adapter if read is not None else ""
             except BackendError as error:
-                log.warning("judge_failed", backend=error.backend, problem=error.problem, effect="the ranker decides alone")
-        return await self._worker.run(self._ranker.rank, found, margins), adapter
-
-    async def _margins(self, found: Candidates, judge: LanguageModel) -> list[float]:
-        """Log-odds of yes of each term of the shortlist."""
-        read = judge_prompt(found.scene, found.line_scores)
-        prompts = [Prompt(fixed="", context=read, tail=branch(found.terms[index])) for index in found.shortlist]
-        return [yes - no for yes, no in await judge.answer_logprobs(prompts, (YES, NO))]
+                log.warning("reader_failed", backend=error.backend, problem=error.problem, effect="the ranker decides alone")
+        return self._ranker.rank(found, read), adapter
 
     async def close(self) -> None:
-        if self._judge is not None:
-            await self._judge.close()
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await self._worker.run(reader.close)
 
 
 class GenerativeResolver:

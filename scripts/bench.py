@@ -162,11 +162,11 @@ def gate_(
 
 @app.command("resolver")
 def resolver_(files: Files = None, limit: Limit = 100, threads: Threads = 0, json_file: JsonFile = None) -> None:
-    """Milliseconds of a rewrite by the trees alone, with the pointer, and with the judge, on the questions that need one."""
+    """Milliseconds of a rewrite by the trees alone, with the pointer, with the reader, and with both, on the questions that need one."""
     with one_line_errors():
         sample = read_sample(files or [], limit)
         with _progress("resolver", sum(example.needs for example in sample.examples)) as advance:
-            parts = asyncio.run(resolver_parts(model_path("", "resolver"), sample, threads, advance))
+            parts = asyncio.run(resolver_parts(sample, threads, advance))
         _finish({"resolver": parts}, json_file)
         if sample.shipped:
             Console().print(f"[yellow]{TRAINED_ON}[/yellow]")

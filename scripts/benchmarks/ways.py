@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
 
+from core.antecedent_reader import AntecedentReader
 from core.gates.cascade import UNCALIBRATED_THRESHOLD, CascadeGate
 from core.gates.chat import PLAIN
-from core.gates.factory import JUDGE_TOKENS, SHIPPED, UNTRAINED_PROMPT
+from core.gates.factory import SHIPPED, UNTRAINED_PROMPT, open_reader
 from core.gates.llama_cpp import LlamaCppModel
 from core.gates.llama_engine import LlamaEngine
-from core.gates.packaged import model_path, packaged_model
+from core.gates.packaged import model_path
 from core.gates.worker import ModelWorker
 from core.head import EncoderHead, GateCalibration, sigmoid
 from core.messages import Question
@@ -42,13 +43,13 @@ _OPTIONS = ("不需要提取，信息完整", "需要提取", "不知道")
 class Model:
     """A context of its own over a GGUF file, with the number of tokens that went through it."""
 
-    def __init__(self, path: Path, adapter: Path | None, worker: ModelWorker, threads: int, context_tokens: int = CONTEXT_TOKENS) -> None:
-        self.engine = LlamaEngine(path, adapter, context_tokens, threads)
+    def __init__(self, path: Path, adapter: Path | None, worker: ModelWorker, threads: int) -> None:
+        self.engine = LlamaEngine(path, adapter, CONTEXT_TOKENS, threads)
         frame = self.engine.chat_frame(path.stem) if adapter is None else PLAIN
         self.port = LlamaCppModel(self.engine, worker, path.stem, adapter.name if adapter else "", frame)
 
     @property
-    def tokens(self) -> int:
+    def decoded_tokens(self) -> int:
         return self.engine.decoded_tokens
 
 
@@ -59,12 +60,12 @@ class Way(ABC):
     rewrites = True
     gates = True
 
-    def __init__(self, *models: Model) -> None:
+    def __init__(self, *models: Model | AntecedentReader) -> None:
         self._models = models
 
     @property
     def tokens(self) -> int:
-        return sum(model.tokens for model in self._models)
+        return sum(model.decoded_tokens for model in self._models)
 
     @abstractmethod
     async def judge(self, question: Question) -> bool:
@@ -80,7 +81,7 @@ class Cascade(Way):
 
     name = "cascade"
 
-    def __init__(self, gate: CascadeGate, resolver: Resolver, *models: Model) -> None:
+    def __init__(self, gate: CascadeGate, resolver: Resolver, *models: Model | AntecedentReader) -> None:
         super().__init__(*models)
         self._gate, self._resolver = gate, resolver
         self.stages: dict[str, int] = {}
@@ -209,8 +210,8 @@ async def open_ways(model: str, threads: int) -> AsyncIterator[Ways]:
     async with AsyncExitStack() as stack:
         stack.callback(worker.close)
 
-        async def opened(path: Path, adapter: Path | None, context_tokens: int = CONTEXT_TOKENS) -> Model:
-            made = await worker.run(Model, path, adapter, worker, threads, context_tokens)
+        async def opened(path: Path, adapter: Path | None) -> Model:
+            made = await worker.run(Model, path, adapter, worker, threads)
             stack.push_async_callback(made.port.close)
             return made
 
@@ -221,10 +222,10 @@ async def open_ways(model: str, threads: int) -> AsyncIterator[Ways]:
         prompt = calibration.prompt if calibration else UNTRAINED_PROMPT
         gate, alone, whole = [await opened(path, adapter) for _ in range(3)]
         ranker = await worker.run(AntecedentRanker.load, SHIPPED / "resolver")
-        judge = await opened(packaged_model("resolver"), SHIPPED / "resolver" / "judge.gguf", JUDGE_TOKENS) if ranker.hears("judge") else None
-        resolver = EditResolver(ranker, worker, judge=judge.port if judge else None)
+        reader = await worker.run(open_reader, threads)
+        stack.push_async_callback(worker.run, reader.close)
         yield Ways(
-            cascade=Cascade(CascadeGate(gate.port, head, calibration, worker, prompt=prompt), resolver, gate, *([judge] if judge else [])),
+            cascade=Cascade(CascadeGate(gate.port, head, calibration, worker, prompt=prompt), EditResolver(ranker, worker, reader=reader), gate, reader),
             alone=LanguageModelAlone(alone, calibration, prompt, keeps_prefix=True),
             whole=LanguageModelAlone(whole, calibration, prompt, keeps_prefix=False),
             published=Published(await opened(path, None)),

@@ -1,4 +1,4 @@
-"""How scores of the trees, points of the pointer and margins of the judge become one ranking and one confidence: fitted on authors that none of them saw."""
+"""How scores of the trees and what pointer and reader say become one ranking and one confidence: fitted on authors that none of them saw."""
 
 from __future__ import annotations
 
@@ -140,11 +140,11 @@ class Combined:
         return Crossed(rows, confidence, right, self.names_it(totals))
 
 
-def fit_combinations(found: Sequence[Case], scored: Scored, said: Mapping[str, Said], together: bool = False) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(the entries ``combined`` of meta.json, figures across the held authors), for each of the sources in ``said``, and for all of them ``together``."""
+def fit_combinations(found: Sequence[Case], scored: Scored, said: Mapping[str, Said]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(the entries ``combined`` of meta.json, figures across the held authors), for each of the sources in ``said``, and for all of them together."""
     names = [name for name in SOURCES if name in said]
     entries, figures = [], {}
-    for some in [*([name] for name in names), *([names] if together and len(names) > 1 else [])]:
+    for some in [*([name] for name in names), *([names] if len(names) > 1 else [])]:
         entry, figures["+".join(some)] = _fit(Combined(found, scored, {name: said[name] for name in some}))
         entries.append(entry)
     return entries, figures

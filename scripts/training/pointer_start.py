@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from core.antecedent_pointer import HEAD, AntecedentPointer
+from core.antecedent_pointer import AntecedentPointer
 from core.arrays import read_arrays
 from core.encoder import EncoderFile
 from core.errors import InputError
-from scripts.training.data import data_hash
+from core.span_head import HEAD
 from scripts.training.e5 import with_differences
 
 if TYPE_CHECKING:
@@ -48,19 +47,3 @@ def mean_weights(starts: Sequence[Path], file: EncoderFile) -> dict[str, torch.T
     """The mean of what all ``starts`` have (Wortsman et al. 2022, arXiv 2203.05482): good where they were trained from one start."""
     every = [weights_of(start, file) for start in starts]
     return {name: sum((one[name] for one in every[1:]), every[0][name]) / len(every) for name in every[0] if all(name in one for one in every)}
-
-
-def data_that_made_it(starts: Sequence[Path], files: Sequence[Path], epochs: int) -> str:
-    """Hash of all windows that taught: those of the runs before, and of this one unless it only measures. "unknown" where neither tells."""
-    hashes = list(dict.fromkeys(_data_hash(start) for start in starts))
-    if epochs:
-        hashes.append(data_hash(files))
-    if not hashes:
-        return "unknown"
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
-
-
-def _data_hash(start: Path) -> str:
-    path = start / "pointer.npz" if start.suffix != ".npz" else start
-    arrays: dict[str, Any] = dict(read_arrays(path, "a pointer", _REMEDY)) if path.exists() else {}
-    return str(arrays.get("data_hash", "unknown"))

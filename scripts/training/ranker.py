@@ -26,7 +26,7 @@ from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Array, term_f
 from core.combining import Logistic
 from core.ranker import CONFIDENCE_FEATURES, RANKER_FORMAT, confidence_features, rarity_table
 from scripts.arguments import one_line_errors
-from scripts.training.judge_margins import measured_by
+from scripts.training.held_out import measured_by
 from scripts.training.ranker_data import REPLIES, Case, cases, read_windows, rewritten_right, wilson_upper, word_frequency
 
 LINE_SETTINGS = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 15, "min_data_in_leaf": 20, "feature_fraction": 0.5}
@@ -219,14 +219,13 @@ def main(
     files: Annotated[list[Path], typer.Argument(help="Files of group windows (JSON Lines).")],
     out: Annotated[Path, typer.Option(help="Folder for lines.txt, terms.txt, meta.json and metrics.json.")] = Path("core/shipped/resolver"),
     seed: Annotated[int, typer.Option(help="Seed of all models.")] = 1,
-    judge: Annotated[Path | None, typer.Option(help="Folder that scripts.training.judge wrote: its adapter is shipped beside, its margins are calibrated.")] = None,
-    pointer: Annotated[Path | None, typer.Option(help="Folder that scripts.training.pointer wrote: the same.")] = None,
-    together: Annotated[bool, typer.Option(help="With --pointer and --judge: the bot asks both. Else it asks the pointer, and the judge where the pointer cannot run.")] = False,
+    pointer: Annotated[Path | None, typer.Option(help="Folder that scripts.training.pointer wrote: it is shipped beside, what it says is calibrated.")] = None,
+    reader: Annotated[Path | None, typer.Option(help="Folder that scripts.training.reader wrote: the same.")] = None,
     baselines: Annotated[bool, typer.Option(help="Also measure shuffled labels and the transfer between groups of authors.")] = False,
 ) -> None:
     """Train, cross-validate across authors, choose the threshold, and write the models."""
     windows = read_windows(files)
-    measured = {name: measured_by(folder, files, seed) for name, folder in (("pointer", pointer), ("judge", judge)) if folder is not None}
+    measured = {name: measured_by(folder, files, seed) for name, folder in (("pointer", pointer), ("reader", reader)) if folder is not None}
     found, scored = crossed(windows, seed)
     frequency, folds = word_frequency(windows), np.array([case.fold for case in found])
     named, weights = first_is_right(found, scored.scores), case_weights(found)
@@ -252,11 +251,11 @@ def main(
         from scripts.training.combined import fit_combinations, points_of
 
         meta["point_weight"] = points_of(found, scored, measured["pointer"][1])[1] if pointer is not None else 0.0
-        meta["combined"], metrics["combined"] = fit_combinations(found, scored, {name: said for name, (_, said) in measured.items()}, together)
+        meta["combined"], metrics["combined"] = fit_combinations(found, scored, {name: said for name, (_, said) in measured.items()})
         metrics |= {name: about for name, (about, _) in measured.items()}
-    for folder, own, name in ((judge, "adapter.gguf", "judge.gguf"), (pointer, "pointer.npz", "pointer.npz")):
+    for folder, name in ((pointer, "pointer.npz"), (reader, "reader.gguf"), (reader, "reader.npz")):
         if folder is not None:
-            shutil.copyfile(folder / own, out / name)
+            shutil.copyfile(folder / name, out / name)
     fit(LINE_SETTINGS, LINE_FEATURES, seed, Table.of_lines(found, folds)).save_model(str(out / "lines.txt"))
     fit(TERM_SETTINGS, TERM_FEATURES, seed, Table.of_terms(found, scored.rows, folds)).save_model(str(out / "terms.txt"))
     (out / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from core.antecedent_features import asks_for_two
@@ -14,7 +15,7 @@ from core.ranker import AntecedentRanker
 from tests.core.test_ranker import ASKED, SHIPPED
 
 
-@pytest.mark.parametrize("sources", [["pointer"], ["judge"], ["pointer", "judge"]])
+@pytest.mark.parametrize("sources", [["pointer"], ["reader"], ["pointer", "reader"]])
 def test_each_name_tells_one_feature(sources: list[str]) -> None:
     assert len(set(combined_names(sources))) == len(combined_names(sources))
 
@@ -25,15 +26,16 @@ def test_the_sources_count_by_their_weights(tmp_path: Path, weights: list[float]
     shutil.copytree(SHIPPED, folder)
     (folder / "pointer.npz").unlink(missing_ok=True)
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    names = list(combined_names(["judge"]))
+    names = list(combined_names(["reader"]))
     sure = {"features": names, "mean": [0.0] * len(names), "scale": [1.0] * len(names), "weights": [0.0] * len(names), "bias": 0.0}
-    meta["combined"] = [{"sources": ["judge"], "weights": weights, "confidence": sure, "threshold": 0.9, "reply_threshold": 0.5}]
+    meta["combined"] = [{"sources": ["reader"], "weights": weights, "confidence": sure, "threshold": 0.9, "reply_threshold": 0.5}]
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     ranker = AntecedentRanker.load(folder)
     found = ranker.candidates(ASKED)
     assert found is not None
-    margins = [float(index == 3) for index in range(len(found.shortlist))]
-    assert ranker.rank(found, margins).terms[0] == found.terms[found.shortlist[best]]
+    read = np.zeros(len(found.terms))
+    read[found.shortlist[3]] = 1.0
+    assert ranker.rank(found, read).terms[0] == found.terms[found.shortlist[best]]
 
 
 @pytest.mark.parametrize("question", ["那俩能混着来吗", "两家都有？", "跟它们比呢", "do both of them run on arm?", "are they free"])

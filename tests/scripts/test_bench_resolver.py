@@ -19,7 +19,7 @@ QUESTIONS = [
 
 
 @pytest.mark.model
-@pytest.mark.skipif(not (SHIPPED / "resolver" / "judge.gguf").exists(), reason="no judge is shipped")
+@pytest.mark.skipif(not (SHIPPED / "resolver" / "reader.gguf").exists(), reason="no reader is shipped")
 def test_each_part_is_timed_on_the_questions_that_need_one(tmp_path: Path) -> None:
     data, figures = tmp_path / "windows.jsonl", tmp_path / "figures.json"
     messages = [{"sender": sender, "text": text, "at": f"2026-03-02T09:00:{10 * index:02d}+08:00"} for index, (sender, text) in enumerate(MESSAGES)]
@@ -27,7 +27,7 @@ def test_each_part_is_timed_on_the_questions_that_need_one(tmp_path: Path) -> No
     result = CliRunner().invoke(app, ["resolver", str(data), "--limit", "2", "--json", str(figures)])
     assert result.exit_code == 0, result.output
     parts = json.loads(figures.read_text(encoding="utf-8"))["resolver"]
-    assert {"trees", "trees and judge"} <= set(parts)
+    assert {"trees", "trees and reader"} <= set(parts)
     assert all(part["questions"] == 1 and part["mean_ms"] > 0 for part in parts.values())
     assert parts["trees"]["over_trees"] == 1.0
-    assert parts["trees and judge"]["over_trees"] > 1.0
+    assert parts["trees and reader"]["over_trees"] > 1.0

@@ -87,7 +87,7 @@ def test_a_start_that_is_not_there_is_named(tmp_path: Path, start: str) -> None:
 
 def test_a_pointer_bears_the_hash_of_all_that_taught_it(tmp_path: Path) -> None:
     from scripts.training.data import data_hash
-    from scripts.training.pointer_start import data_that_made_it
+    from scripts.training.lineage import data_that_made_it
 
     first, second, run = tmp_path / "a.jsonl", tmp_path / "b.jsonl", tmp_path / "run"
     first.write_text("1\n", encoding="utf-8")
@@ -95,7 +95,7 @@ def test_a_pointer_bears_the_hash_of_all_that_taught_it(tmp_path: Path) -> None:
     assert data_that_made_it([], [first], 2) == data_hash([first])
     run.mkdir()
     np.savez(run / "pointer.npz", data_hash=np.array(data_hash([first])))
-    assert data_that_made_it([run], [second], 0) == data_hash([first]), "what is only measured has taught nothing"
-    both = data_that_made_it([run], [second], 1)
+    assert data_that_made_it([run / "pointer.npz"], [second], 0) == data_hash([first]), "what is only measured has taught nothing"
+    both = data_that_made_it([run / "pointer.npz"], [second], 1)
     assert both not in (data_hash([first]), data_hash([second]))
     assert len(both) == len(data_hash([first]))

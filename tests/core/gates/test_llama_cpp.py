@@ -8,9 +8,11 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from core.errors import BackendError, ConfigError
+from core.gates.limits import PromptTooLongError
 from core.gates.llama_cpp import LlamaCppModel
 from core.gates.llama_engine import LlamaEngine
 from core.gates.packaged import gguf_file, model_path
@@ -149,6 +151,23 @@ async def test_more_continuations_than_sequences(packaged: Path, sequences: int,
     scores = engine.score(start, [engine.tokenize(f"第{number}个") for number in range(continuations)])
     assert len(scores) == continuations
     assert all(math.isfinite(value) and value <= 0 for row in scores for value in row)
+    engine.close()
+
+
+def test_states_of_a_beginning_are_those_of_the_whole(packaged: Path) -> None:
+    """However the tokens are shared out: a state knows what stands before it, and nothing else."""
+    engine = LlamaEngine(packaged, None, 256, sequences=1, embeddings=True)
+    tokens = engine.tokenize(LINES * 3, start=True)
+    assert len(tokens) > 40
+    whole, beginning = engine.states(tokens), engine.states(tokens[:37])
+    assert whole.shape == (len(tokens), engine.width)
+    assert np.abs(whole[:37] - beginning).max() < 0.05 * np.abs(whole).max()
+    assert np.abs(whole[36] - whole[35]).max() > 0.05 * np.abs(whole).max()
+    with pytest.raises(PromptTooLongError):
+        engine.states(tokens * 20)
+    after = engine.next_logprobs(tokens[:20])
+    engine.forget()
+    assert np.abs(after - engine.next_logprobs(tokens[:20])).max() < 0.2, "a kept prefix is that of the states"
     engine.close()
 
 

@@ -1,4 +1,4 @@
-"""How often trees, pointer and judge name the right thing: each alone, and added up with weights that never saw the question's author."""
+"""How often trees, pointer and reader name the right thing: each alone, and added up with weights that never saw the question's author."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from core.combining import softmax
 from scripts.training.ranker_data import Case, author
 
 
-def first_right(found: Sequence[Case], trees: Sequence[Array], pointer: Mapping[str, Array], judge: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
+def first_right(found: Sequence[Case], trees: Sequence[Array], said: Mapping[str, Mapping[str, Array]]) -> dict[str, float]:
     """Share of the resolvable questions whose first term is right, by sources ("trees+pointer"), those that quote a message apart ("reply: trees").
 
-    ``judge``: margins by id and index of the term; where there are any, only questions that it answered count.
+    ``said``: numbers of all terms by source and id of the case; only questions that all sources answered count.
     """
-    rows = [i for i, case in enumerate(found) if case.resolvable and case.id in pointer and (not judge or case.id in judge)]
-    cases, scores = [found[i] for i in rows], [trees[i] for i in rows]
-    heard = {"trees": scores, "pointer": [pointer[case.id] for case in cases]}
-    if judge:
-        heard["judge"] = [_spread(score, judge[case.id]) for case, score in zip(cases, scores, strict=True)]
+    rows = [i for i, case in enumerate(found) if case.resolvable and all(case.id in answers for answers in said.values())]
+    cases = [found[i] for i in rows]
+    heard = {"trees": [trees[i] for i in rows], **{name: [answers[case.id] for case in cases] for name, answers in said.items()}}
     quotes = np.array([bool(case.scene.quote) for case in cases])
     figures: dict[str, float] = {"questions": int((~quotes).sum()), "replies": int(quotes.sum())}
     for count in range(1, len(heard) + 1):
@@ -59,10 +57,3 @@ def _weights(cases: Sequence[Case], sources: Sequence[Sequence[Array]], rows: Se
 
 def _added(sources: Sequence[Sequence[Array]], weights: Array, i: int) -> Array:
     return np.asarray(sum(weight * source[i] for weight, source in zip(weights, sources, strict=True)))
-
-
-def _spread(scores: Array, margins: Mapping[int, float]) -> Array:
-    """Margins of the terms that were judged as numbers of all terms: the others get one less than the least."""
-    spread = np.full(len(scores), min(margins.values()) - 1.0)
-    spread[list(margins)] = list(margins.values())
-    return spread

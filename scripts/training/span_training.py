@@ -1,0 +1,96 @@
+"""The training that pointer and reader share: which questions in which order, and the steps."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+
+from core.pointer_reading import LINES
+from scripts.training.ranker_data import REPLY, Case
+from scripts.training.span_model import Item, loss_of
+
+#: Questions that go through the model at once, sorted by length, so that little is padded.
+TOGETHER = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SpanSettings:
+    """``head_rate``: the head learns so many times as fast; ``unresolved_share``: questions without antecedent for each one that has one; ``autocast``: see
+    :func:`scripts.training.machine.bfloat16_products`."""
+
+    epochs: int = 2
+    batch_size: int = 16
+    learning_rate: float = 1.2e-4
+    head_rate: float = 5.0
+    weight_decay: float = 0.01
+    dropout: float = 0.1
+    unresolved_share: float = 0.25
+    save_every: int = 50
+    seed: int = 1
+    autocast: bool = False
+
+
+def plan(found: Sequence[Case], held: int, settings: SpanSettings) -> list[list[int]]:
+    """Cases of each step; of a question that stands twice, with and without a reply, one in each pass."""
+    rng = random.Random(settings.seed)
+    variants: dict[str, list[int]] = {}
+    for index, case in enumerate(found):
+        if case.fold != held:
+            variants.setdefault(case.id.removesuffix(REPLY), []).append(index)
+    steps: list[list[int]] = []
+    for _ in range(settings.epochs):
+        taught = [rng.choice(some) for some in variants.values()]
+        known = [i for i in taught if found[i].resolvable and found[i].grades.any()]
+        unknown = [i for i in taught if not found[i].resolvable]
+        epoch = known + rng.sample(unknown, min(len(unknown), int(len(known) * settings.unresolved_share)))
+        rng.shuffle(epoch)
+        steps += [epoch[i : i + settings.batch_size] for i in range(0, len(epoch), settings.batch_size)]
+    return steps
+
+
+def teach(model: Any, steps: Sequence[Sequence[int]], make: Callable[[int, int], Item], settings: SpanSettings, out: Path) -> dict[str, float]:
+    """Train in place; returns figures of the run. ``make``: (case, lines) -> Item. ``model.head`` is what learns faster."""
+    import torch
+
+    from scripts.training.checkpoint import Checkpoint
+    from scripts.training.loop import learning_rate_factor
+
+    layers = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("head.")]
+    groups = [{"params": layers, "factor": 1.0}, {"params": list(model.head.parameters()), "factor": settings.head_rate}]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    checkpoint = Checkpoint(out)
+    state = checkpoint.load(model, optimizer) or {"step": 0, "losses": [], "seconds": 0.0}
+    started, first = time.monotonic(), float(state["seconds"])
+    model.train()
+    for step in range(int(state["step"]), len(steps)):
+        factor = max(0.02, learning_rate_factor(step, len(steps), len(steps) // 20, "cosine"))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * group["factor"] * factor
+        rng = random.Random(f"{settings.seed}-{step}")
+        items = sorted((make(index, rng.choice((LINES - 3, LINES, LINES))) for index in steps[step]), key=lambda one: len(one.ids))
+        optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for part in (items[i : i + TOGETHER] for i in range(0, len(items), TOGETHER)):
+            some = [loss_of(one, *scores) for one, scores in zip(part, model(part), strict=True)]
+            (torch.stack(some).sum() / len(items)).backward()
+            losses += [loss.item() for loss in some]
+        torch.nn.utils.clip_grad_norm_(layers, 1.0)
+        optimizer.step()
+        state["losses"].append(round(sum(losses) / len(losses), 4))
+        state |= {"step": step + 1, "seconds": first + time.monotonic() - started}
+        if (step + 1) % 20 == 0:
+            left = state["seconds"] / (step + 1) * (len(steps) - step - 1)
+            typer.echo(f"{step + 1}/{len(steps)} loss {np.mean(state['losses'][-20:]):.3f}, {left / 60:.0f} min left", err=True)
+        if (step + 1) % settings.save_every == 0 or step + 1 == len(steps):
+            checkpoint.save(model, optimizer, state)
+    figures = {"steps": len(steps), "seconds": round(float(state["seconds"]), 1)}
+    if steps:
+        figures |= {"loss_first": float(np.mean(state["losses"][:20])), "loss_last": float(np.mean(state["losses"][-20:]))}
+    return figures
