@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import sqlite3
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
@@ -199,7 +200,8 @@ async def talk_wildly(wire: Wire, count: int, faults: Mapping[int, Fault]) -> No
 def assert_complete(config: Path, wire: Wire, count: int) -> None:
     """The first ``count`` messages are stored and merged once, and their questions answered once."""
     assert sorted(stored(config, wire.platform)) == sorted(f"m{index}" for index in range(count))
-    assert sorted(wire.shown()) == answers_to(count)
+    shown, wanted = Counter(wire.shown()), Counter(answers_to(count))
+    assert shown == wanted, f"missing: {wanted - shown}, too many: {shown - wanted}"
     assert rows(config, "SELECT count(*) FROM messages WHERE utterance_id IS NULL") == [(0,)]
 
 
