@@ -2,7 +2,7 @@
 
 It scores the same terms as :mod:`core.antecedent_pointer`, over the states of a language model with an adapter of its own. A language model reads from left to right: so the
 question stands in front of the lines as well as behind them, and each name is read by one who knows what is asked. ``reader.gguf`` is the adapter, ``reader.npz`` (no pickle) the
-head; made by ``scripts.training.reader``. Synchronous: some 500 ms a question.
+head; made by ``scripts.training.reader``. Synchronous: about a second a question.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from core.span_head import SpanHead
 
 READER_FORMAT = 1
 #: Longest text that is read; more than a few hundred tokens are rare.
-MOST_TOKENS = 1024
+MOST_TOKENS = 512
 #: What follows the text: the state of its last token has read everything.
 END = " ="
 #: SentencePiece writes a space as U+2581, and reads that as a space; half of a surrogate pair is no character.

@@ -22,7 +22,7 @@ from core.gates.limits import SEQUENCES, PromptTooLongError, rope_factor
 
 _BATCH = 512
 #: Tokens whose states are computed at once: llama.cpp makes a row of logits for each of them, 1 MB for a vocabulary of 262,144.
-_STATES = 32
+_STATES = 16
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]  # the package has no types

@@ -58,7 +58,7 @@ def main(
     lr: Annotated[float, typer.Option(help="Learning rate of the adapter; four times that for the head.")] = 3e-4,
     max_steps: Annotated[int, typer.Option(help="Stop after so many steps; 0: never.")] = 0,
     init: Annotated[Path | None, typer.Option(help="Go on from another run: its folder. What ships: core/shipped/resolver.")] = None,
-    most: Annotated[int, typer.Option(help="Held questions that are measured at most; half a second each on one core.")] = 1200,
+    most: Annotated[int, typer.Option(help="Held questions that are measured at most; a second each on one core.")] = 1200,
     pointer: Annotated[Path | None, typer.Option(help="Folder that scripts.training.pointer wrote with the same files and seed: it is measured beside.")] = None,
     autocast: Annotated[bool, typer.Option(help=AUTOCAST_HELP)] = False,
     threads: Annotated[int, typer.Option(help="CPU threads of the training; 0: torch's choice.")] = 0,
