@@ -30,13 +30,11 @@ class SpanHead:
                 raise ValueError(f"its head is not for states of {hidden} numbers")
 
     def log_odds(self, hidden: Floats, summary: Floats, asked: tuple[int, int], spans: Sequence[tuple[int, int, int]], terms: int) -> Array:
-        """Log-odds (terms,) of each term against "nothing of this is meant"; one that has no span gets one less than the least, and all 0 where none has.
+        """Log-odds (terms,) of each term against "nothing of this is meant"; one that has no span gets one less than the least.
 
         ``hidden`` (tokens, h); ``summary`` (h,): what has read everything; ``asked``: first and last + 1 token of the question; ``spans``: (index of the term, first, last + 1).
-        None of them is empty.
+        There is at least one, and none of them is empty.
         """
-        if not spans:
-            return np.zeros(terms)
         question = self._layer("asked", np.concatenate([summary, hidden[slice(*asked)].mean(axis=0)]))
         states = self._layer("span", np.stack([np.concatenate([hidden[first], hidden[last - 1], hidden[first:last].mean(axis=0)]) for _, first, last in spans]))
         odds = self._layer("out", gelu(states + question + states * question))[:, 0] - self._layer("none", gelu(question))[0]
