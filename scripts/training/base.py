@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,20 @@ class Base:
 
     @property
     def encode(self) -> Encode:
-        cache: dict[str, tuple[int, ...]] = {}
+        """Token ids of a text as the serving engines make them: what looks like a special token is what a member wrote."""
+        return cache(self.plain)
 
-        def encode(text: str) -> tuple[int, ...]:
-            if text not in cache:
-                cache[text] = tuple(self.tokenizer(text, add_special_tokens=False).input_ids) if text else ()
-            return cache[text]
+    def plain(self, text: str) -> tuple[int, ...]:
+        """Token ids; names of special tokens are plain text."""
+        return self._ids(text, split_special_tokens=True)
 
-        return encode
+    def marked_up(self, text: str) -> tuple[int, ...]:
+        """Token ids; names of special tokens are these tokens, as in axolotl: whoever writes prompts may put a chat's markup into them."""
+        return self._ids(text, split_special_tokens=False)
+
+    def _ids(self, text: str, *, split_special_tokens: bool) -> tuple[int, ...]:
+        readable = text.encode("utf-8", "replace").decode()  # half a surrogate pair is "?", as in serving
+        return tuple(self.tokenizer(readable, add_special_tokens=False, split_special_tokens=split_special_tokens).input_ids) if text else ()
 
 
 def load_base(value: str) -> Base:

@@ -33,8 +33,7 @@ def item(case: Case, line_scores: Array, base: Base, lines: int) -> Item:
     """``line_scores`` (n,), out of fold."""
 
     def tokenize(text: str) -> list[int]:
-        """As the serving engine does it: names of special tokens are plain text."""
-        return [*base.start, *base.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids]
+        return [*base.start, *base.plain(text)]
 
     asked, ids = that_fits(case.scene, case.terms, line_scores, tokenize, lines)
     places = TokenPlaces(asked.text, [*([b""] * len(base.start)), *(piece(name) for name in base.tokenizer.convert_ids_to_tokens(list(ids[len(base.start) :])))])

@@ -88,7 +88,7 @@ class _AsWritten:
         self._samples, self._base = [s for s in samples if s.prompt], base
 
     def epoch(self, number: int) -> list[TokenExample]:
-        return [TokenExample(self._base.start + self._base.encode(s.prompt), self._base.encode(s.answer) + self._base.end) for s in self._samples]
+        return [TokenExample(self._base.start + self._base.marked_up(s.prompt), self._base.marked_up(s.answer) + self._base.end) for s in self._samples]
 
 
 def train(data: list[Path], base_name: str, out: Path, settings: TrainSettings, on_progress: Callable[[Progress], None], init_adapter: Path | None = None) -> Outcome:
