@@ -24,6 +24,8 @@ _ZH_PRONOUN: Final = re.compile(
     rf"(?<!其)它俩|(?<!其)它们|(?<!其)它|(?<!其)他家的|(?:前|后)者|前面那个|后面那个|{_YOURS}?(?:这玩意儿?|那玩意儿?|这东西|那东西)"
     r"|(?<![我你您他她们咱])那边|你说的(?:这|那)个|你说的"
 )
+#: Whoever is spoken of at the front of a question has been named before; further on it is often somebody of the question's own ("我同事说他…").
+_ZH_FRONT: Final = re.compile(r"[他她](?![妈娘乡国人])(?:们|俩)?家?(?P<thing>那东西|那玩意儿?|那个|那边)?")
 _ZH_DEMONSTRATIVE: Final = re.compile(rf"{_YOURS}?(?:这|那)(?:些|[{_NUMBER}]?[{_CLASSIFIER}])(?!月|星期|礼拜|小时|钟头|时候)")
 _ZH_BARE: Final = re.compile(r"这(?=要|能|会|是|有|支持|需要|算|得|应该|跟|和|对|比|可以)")
 _ZH_NOUN: Final = re.compile(rf"(?<![我咱])(?<!我们)(?:{_YOURS}?这|{_YOURS}那)")
@@ -76,6 +78,9 @@ def find_slot(question: str) -> Slot:
 def _chinese_slot(body: str) -> Slot | None:
     words = tokenise(body)
     found = [(match.start(), match.end(), "") for pattern in (_ZH_PRONOUN, _ZH_BARE) if (match := pattern.search(body))]
+    if person := _ZH_FRONT.match(body, _front_slot(body).start):
+        keeps_thing = person["thing"] == "那个" and _noun_at(person.end(), words)
+        found.append((person.start(), person.start("thing") if keeps_thing else person.end(), ""))
     for match in _ZH_DEMONSTRATIVE.finditer(body):
         says_itself = _follows_noun(match.start(), words) and (match.group().endswith("些") or _starts_phrase(match.end(), words))
         if _ends_classifier(body, match.end(), words) and not says_itself:

@@ -94,6 +94,14 @@ def test_a_no_is_neither_dropped_nor_added(text: str, candidate: str, line: str,
     assert judged(text, candidate, line) is reason
 
 
+@pytest.mark.parametrize(
+    ("text", "candidate", "reason"),
+    [("他们收费怎么算", "cohere收费怎么算", None), ("她俩合得来吗", "cohere合得来吗", None), ("我们收费怎么算", "cohere我收费怎么算", RefusalReason.LOST_WORDS)],
+)
+def test_they_may_be_replaced_and_we_may_not(text: str, candidate: str, reason: RefusalReason | None) -> None:
+    assert judged(text, candidate, "cohere 不便宜") is reason
+
+
 @pytest.mark.parametrize("candidate", ["它支持吗？", "这个支持吗。", "它 也 支持吗"])
 def test_a_rewrite_that_names_nothing_new_resolves_nothing(candidate: str) -> None:
     assert judged("它支持吗", candidate, "RapidOCR") is RefusalReason.UNCHANGED
