@@ -71,8 +71,7 @@ class DialogueCalibration:
 class DialogueResolver:
     """Implements :class:`core.ports.Resolver`: short dialogues are written by ``writer``, all else, and whatever the writer leaves as it is or fails at, goes to ``group``.
 
-    Where what is written is refused, ``group`` is asked too: its rewrite goes on if it is accepted, else the writer's stays as the guess.
-    ``min_confidence`` None: the calibration's threshold.
+    Where what is written is refused, nothing is said: what ``group`` is sure of in such a question is wrong too often. ``min_confidence`` None: the calibration's threshold.
     """
 
     def __init__(self, group: Resolver, writer: LanguageModel, calibration: DialogueCalibration, min_confidence: float | None = None) -> None:
@@ -92,10 +91,9 @@ class DialogueResolver:
         candidate = generation.text.strip()
         confidence = self._calibration(generation.logprobs)
         reason, found = refusal(question, candidate, confidence, self._threshold)
-        if reason is not None:
+        if reason in (RefusalReason.NO_CANDIDATE, RefusalReason.UNCHANGED):
             second = await self._group.resolve(question)
-            if second.rewrite is not None or reason in (RefusalReason.NO_CANDIDATE, RefusalReason.UNCHANGED):
-                return replace(second, latency_ms=(time.perf_counter() - started) * 1000.0)
+            return replace(second, latency_ms=(time.perf_counter() - started) * 1000.0)
         return Resolution(
             candidate=candidate,
             rewrite=candidate if reason is None else None,

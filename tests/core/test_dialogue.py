@@ -110,12 +110,10 @@ async def test_what_is_written_goes_through_the_acceptance_rule(text: str, proba
     assert (resolution.model, resolution.prompt_version, resolution.adapter) == ("dialogue t", "dialogue-1", "dialogue/adapter.gguf")
 
 
-@pytest.mark.parametrize("text", ["流浪地球是谁演的", "三体是谁演的"])
-async def test_where_the_writer_is_refused_a_group_that_is_sure_speaks(text: str) -> None:
+@pytest.mark.parametrize(("text", "reason"), [("流浪地球是谁演的", RefusalReason.UNSURE), ("三体是谁演的", RefusalReason.INVENTED)])
+async def test_where_the_writer_is_refused_nothing_is_said_however_sure_the_group_is(text: str, reason: RefusalReason) -> None:
     resolution = await DialogueResolver(Group("吴京是谁演的"), Writer(text, 0.5), CALIBRATION).resolve(ASKED)
-    assert (resolution.model, resolution.rewrite) == ("group", "吴京是谁演的")
-    sure = await DialogueResolver(Group("吴京是谁演的"), Writer("流浪地球是谁演的"), CALIBRATION).resolve(ASKED)
-    assert sure.rewrite == "流浪地球是谁演的"
+    assert (resolution.model, resolution.candidate, resolution.rewrite, resolution.reason) == ("dialogue t", text, None, reason)
 
 
 async def test_the_prompt_holds_who_speaks_as_letters_and_each_message_on_one_line() -> None:
