@@ -230,7 +230,8 @@ async def _open_shipped_resolver(config: Config, models: Models, ranker: Anteced
     if ranker.hears("reader"):
         reader = await _shipped_language_model("reader", "it finds fewer antecedents", config, models, lambda: models.worker.run(open_reader, config.gate.threads))
     writer = await _shipped_language_model("writer", "short dialogues go to the ranker", config, models, lambda: _open_writer(config, models))
-    *others, last = ["ranker", *(["pointer"] if ranker.pointer is not None else []), *(["reader"] if reader else [])]
+    parts = {"ranker": ranker, "pointer": ranker.pointer, "reader": reader}
+    *others, last = [f"{name} ({part.version})" for name, part in parts.items() if part is not None]
     names = f"{', '.join(others)} and {last}" if others else last
     models.notes.append(f"resolver: the shipped {names}" + ("" if reader or writer else ", without a language model"))
     if ranker.pointer is None and (SHIPPED / "resolver" / "pointer.npz").exists():
@@ -238,7 +239,7 @@ async def _open_shipped_resolver(config: Config, models: Models, ranker: Anteced
     group = EditResolver(ranker, models.worker, config.resolver.min_confidence, reader)
     if writer is None:
         return group
-    models.notes.append("resolver: what two people say in at most three lines is rewritten freely by a writer of its own")
+    models.notes.append(f"resolver: what two people say in at most three lines is rewritten freely by a writer of its own (version {writer[1].version})")
     return DialogueResolver(group, *writer, config.resolver.min_confidence)
 
 

@@ -24,7 +24,7 @@ from scripts.arguments import need, one_line_errors
 from scripts.training.data import data_hash
 from scripts.training.e5 import differences, load_encoder
 from scripts.training.held_out import held_out, measured_by, points_by_case, write_said
-from scripts.training.lineage import data_that_made_it
+from scripts.training.lineage import data_that_made_it, version_of, weights
 from scripts.training.machine import AUTOCAST_HELP, prepare_machine
 from scripts.training.pointer_model import item, make_model
 from scripts.training.pointer_start import mean_weights, weights_file
@@ -38,8 +38,9 @@ from scripts.training.span_training import SpanSettings, plan, teach
 def write(model: Any, file: EncoderFile, rank: int, digest: str, path: Path) -> None:
     """The form that :class:`core.antecedent_pointer.AntecedentPointer` reads."""
     trained = {name.removeprefix("encoder."): value.detach() for name, value in model.named_parameters() if name.startswith("encoder.") and value.requires_grad}
-    arrays: dict[str, Any] = {**differences(file, trained, rank), "format": np.array(POINTER_FORMAT), "version": np.array(f"pointer-{digest[:8]}"), "data_hash": np.array(digest)}
-    np.savez_compressed(path, **arrays, **head_arrays(model.head))
+    arrays: dict[str, Any] = {**differences(file, trained, rank), **head_arrays(model.head)}
+    about: dict[str, Any] = {"format": np.array(POINTER_FORMAT), "version": np.array(version_of("pointer", weights(arrays))), "data_hash": np.array(digest)}
+    np.savez_compressed(path, **about, **arrays)
 
 
 def main(

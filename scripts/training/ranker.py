@@ -27,6 +27,7 @@ from core.combining import Logistic
 from core.ranker import CONFIDENCE_FEATURES, RANKER_FORMAT, confidence_features, rarity_table
 from scripts.arguments import one_line_errors
 from scripts.training.held_out import measured_by
+from scripts.training.lineage import version_of
 from scripts.training.ranker_data import REPLIES, Case, cases, read_windows, rewritten_right, wilson_upper, word_frequency
 
 LINE_SETTINGS = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 15, "min_data_in_leaf": 20, "feature_fraction": 0.5}
@@ -240,7 +241,7 @@ def main(
             metrics[name] = figures(*_subset(found, transfer, np.flatnonzero(first == flag).tolist()))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files, key=lambda path: path.name))).hexdigest()
     meta = {
-        "format": RANKER_FORMAT, "version": f"antecedents-1-{digest[:8]}", "data_hash": digest, "seed": seed, "windows": len(windows),
+        "format": RANKER_FORMAT, "data_hash": digest, "seed": seed, "windows": len(windows),
         "threshold": choose_threshold(scored.confidence, right, weights),
         "confidence": fit_logistic(scored.confidence_rows, named, weights, CONFIDENCE_FEATURES, CONFIDENCE_PENALTY), "word_frequency": frequency,
         "combined": [], "point_weight": 0.0,
@@ -258,6 +259,8 @@ def main(
             shutil.copyfile(folder / name, out / name)
     fit(LINE_SETTINGS, LINE_FEATURES, seed, Table.of_lines(found, folds)).save_model(str(out / "lines.txt"))
     fit(TERM_SETTINGS, TERM_FEATURES, seed, Table.of_terms(found, scored.rows, folds)).save_model(str(out / "terms.txt"))
+    parts = [(out / name).read_bytes() for name in ("lines.txt", "terms.txt")]
+    meta["version"] = version_of("antecedents", *parts, json.dumps(meta, sort_keys=True).encode())
     (out / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     typer.echo(json.dumps({key: value for key, value in metrics.items() if key != "curve"}, indent=1))

@@ -99,3 +99,13 @@ def test_a_pointer_bears_the_hash_of_all_that_taught_it(tmp_path: Path) -> None:
     both = data_that_made_it([run / "pointer.npz"], [second], 1)
     assert both not in (data_hash([first]), data_hash([second]))
     assert len(both) == len(data_hash([first]))
+    assert data_that_made_it([run / "pointer.npz"], [first], 1) == data_hash([first]), "the same windows once more"
+
+
+def test_two_models_of_the_same_data_have_two_versions() -> None:
+    from scripts.training.lineage import version_of, weights
+
+    one = {"a": np.arange(4.0), "b": np.zeros(2)}
+    assert version_of("reader", b"lora", weights(one)) == version_of("reader", b"lora", weights(dict(reversed(one.items()))))
+    others = [version_of("reader", b"other", weights(one)), version_of("reader", b"lora", weights({**one, "b": np.ones(2)})), version_of("pointer", b"lora", weights(one))]
+    assert len({version_of("reader", b"lora", weights(one)), *others}) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -220,7 +221,9 @@ async def test_the_reader_is_asked_with_the_pointer_or_without_it(monkeypatch: p
         monkeypatch.setattr("core.antecedent_pointer.packaged", missing)
     asked = replace(ASKED, context=(*ASKED.context, ContextLine("C", "我还在用 yolov5")))
     async with opened(load_config(None, {})) as models:
-        assert any(note == f"resolver: the shipped ranker{', pointer' if encoder else ''} and reader" for note in models.notes)
+        version = r" \([\w-]+\)"
+        told = re.compile(f"resolver: the shipped ranker{version}{f', pointer{version}' if encoder else ''} and reader{version}")
+        assert any(told.fullmatch(note) for note in models.notes), "who asks which models serve is told their versions"
         assert models.resolver is not None
         resolution = await models.resolver.resolve(asked)
         assert resolution.candidate
@@ -257,7 +260,7 @@ async def test_a_remote_resolver_writes_and_under_auto_what_ships_stands_behind_
             assert (await models.resolver.resolve(ASKED)).model == "base"
             server.bad = plainly(503, b"")
             assert (await models.resolver.resolve(ASKED)).model.startswith(("dialogue", "ranker"))
-            assert any(note.endswith("rewritten freely by a writer of its own") for note in models.notes), "the writer of dialogues stands behind the server too"
+            assert any("rewritten freely by a writer of its own (version " in note for note in models.notes), "the writer of dialogues stands behind the server too"
             server.bad = None
         async with opened(settings(gate=gate, resolver={"backend": "auto", "base_url": NOWHERE})) as models:
             assert isinstance(models.resolver, DialogueResolver)
