@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from core.antecedent_features import Array
 from core.antecedent_reader import MOST_TOKENS, READER_FORMAT, AntecedentReader, TokenPlaces, that_fits
 from core.arrays import read_arrays
 from core.errors import InputError
+from core.pointer_reading import LINES
 from core.span_head import HEAD
 from scripts.training import base as bases
 from scripts.training.base import Base
@@ -20,6 +21,7 @@ from scripts.training.lineage import version_of, weights
 from scripts.training.machine import bfloat16_products
 from scripts.training.ranker_data import Case
 from scripts.training.span_model import Item, head_arrays, item_of, make_head
+from scripts.training.span_training import TOGETHER
 
 if TYPE_CHECKING:
     import torch
@@ -99,6 +101,23 @@ def write(model: Any, base: Base, digest: str, out: Path) -> None:
     version = version_of("reader", (out / ADAPTER).read_bytes(), weights(head))
     about: dict[str, Any] = {"format": np.array(READER_FORMAT), "version": np.array(version), "data_hash": np.array(digest)}
     np.savez_compressed(out / HEAD_FILE, **about, **head)
+
+
+def said_in_training(model: Any, base: Base, cases: Sequence[tuple[Case, Array]]) -> Iterator[tuple[str, Array]]:
+    """What :func:`said_by` gives, by torch in batches: several times as fast, and as near as the activations in 8 bits with which llama.cpp serves."""
+    import torch
+
+    items = [(case, item(case, line_scores, base, LINES)) for case, line_scores in cases]
+    shown = sorted((pair for pair in items if pair[1].mentions), key=lambda pair: len(pair[1].ids))
+    model.eval()
+    for start in range(0, len(shown), TOGETHER):
+        part = shown[start : start + TOGETHER]
+        with torch.no_grad():
+            answers = model([one for _, one in part])
+        for (case, _), (terms, _) in zip(part, answers, strict=True):
+            scores: Array = terms.double().numpy()
+            seen = np.isfinite(scores)
+            yield case.id, np.where(seen, scores, scores[seen].min() - 1.0)
 
 
 def said_by(folder: Path, gguf: Path, cases: Sequence[tuple[Case, Array]]) -> list[tuple[str, Array]]:

@@ -22,7 +22,7 @@ def test_what_is_served_says_what_was_trained(tmp_path: Path) -> None:
     from core.antecedent_features import line_features, terms_of
     from scripts.training import base as bases
     from scripts.training.ranker_data import Case
-    from scripts.training.reader_model import item, load_head, make_model, said_by, write
+    from scripts.training.reader_model import item, load_head, make_model, said_by, said_in_training, write
 
     torch.manual_seed(1)
     base = bases.load_base("")
@@ -44,6 +44,8 @@ def test_what_is_served_says_what_was_trained(tmp_path: Path) -> None:
     assert np.ptp(served) > 0.1
     assert np.allclose(served, trained.numpy(), atol=0.2 * np.ptp(served)), "activations in 8 bits"
     assert np.corrcoef(served, trained.numpy())[0, 1] > 0.98
+    ((_, quick),) = said_in_training(model, base, [(case, scores)])
+    assert np.allclose(quick, trained.numpy(), atol=1e-4)
     again = make_model(model.lm, hidden)
     load_head(again, tmp_path)
     assert torch.allclose(again.head["span"].weight, model.head["span"].weight, atol=1e-3), "training begins at what serves"
