@@ -255,7 +255,7 @@ class Delivery:
         except Exception as error:  # a defect of an adapter must not end the loop; whether the group saw the reply is unknown
             log.error("send_failed", platform=adapter.platform, key=key, error=type(error).__name__)
             log.debug("send_failed_detail", key=key, detail=str(error))
-            await self._outbox.retry(key, _marked(type(error).__name__, unconfirmed + 1), _backoff(claimed.attempts))
+            await self._outbox.retry(key, _marked(type(error).__name__, unconfirmed + 1), _backoff(unconfirmed + 1))
             return Outcome.RETRIED
         await self._outbox.sent(key, message_id)
         self._observe("send", self._clock.monotonic() - started)
@@ -285,7 +285,8 @@ class Delivery:
             await self._outbox.failed(key, error.problem)
             log.warning("reply_refused", platform=platform, key=key, problem=error.problem)
             return Outcome.REFUSED
-        after = timedelta(seconds=error.retry_after) if error.retry_after is not None else _backoff(claimed.attempts)
+        # Where some attempts are in doubt these alone count: those while there was no connection say nothing of how busy the platform is.
+        after = timedelta(seconds=error.retry_after) if error.retry_after is not None else _backoff(unconfirmed or claimed.attempts)
         await self._outbox.retry(key, _marked(error.problem, unconfirmed), after)
         log.info("reply_retried", platform=platform, key=key, attempt=claimed.attempts, after_seconds=after.total_seconds(), problem=error.problem)
         return Outcome.RETRIED

@@ -159,6 +159,18 @@ async def test_definite_refusals_do_not_count_as_crashes(tmp_path: Path) -> None
         await settled(house, Outcome.SENT, *[Outcome.RETRIED] * 6)
 
 
+async def test_after_a_long_time_without_a_connection_a_time_out_is_tried_again_soon(tmp_path: Path) -> None:
+    adapter = RecordingAdapter(idempotent=False)
+    adapter.failures = [*[SendError("feishu", "no connection", retry_after=1.0)] * 12, SendError("feishu", "no answer within 10 s")]
+    async with open_house(tmp_path / "d.db", adapter=adapter) as house:
+        await house.delivery.start()
+        await house.delivery.enqueue(reply("k1"))
+        await eventually(lambda: house.delivery.counts["feishu"][Outcome.RETRIED] == 13, tick=lambda: house.clock.advance(1))
+        refused = house.clock.now()
+        await eventually(lambda: adapter.sent, tick=lambda: house.clock.advance(1))
+        assert house.clock.now() - refused < timedelta(seconds=30)
+
+
 async def test_two_time_outs_are_the_end_where_each_may_have_reached_the_group(tmp_path: Path) -> None:
     adapter = RecordingAdapter(idempotent=False)
     adapter.failures = [SendError("feishu", "busy", retry_after=1.0), SendError("feishu", "no answer within 30 s"), SendError("feishu", "no answer within 30 s")]
