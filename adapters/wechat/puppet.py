@@ -53,10 +53,10 @@ class PuppetEvent:
 
 
 class PuppetError(Exception):
-    """A call to the puppet service failed. ``permanent``: the same call will fail again. ``retry_after`` in seconds."""
+    """A call to the puppet service failed. ``permanent``: the same call will fail again. ``retry_after`` in seconds. ``late``: nothing came within the deadline."""
 
-    def __init__(self, problem: str, *, permanent: bool = False, unauthenticated: bool = False, retry_after: float | None = None) -> None:
-        self.problem, self.permanent, self.unauthenticated, self.retry_after = problem, permanent, unauthenticated, retry_after
+    def __init__(self, problem: str, *, permanent: bool = False, unauthenticated: bool = False, retry_after: float | None = None, late: bool = False) -> None:
+        self.problem, self.permanent, self.unauthenticated, self.retry_after, self.late = problem, permanent, unauthenticated, retry_after, late
         super().__init__(problem)
 
 
@@ -76,6 +76,7 @@ class PuppetClient:
         self._channel: Channel | None = None
         self._puppet: Any = None
         self._stream_stub: Any = None
+        self._sending: set[asyncio.Task[Any]] = set()
 
     async def connect(self, *, start: bool = True) -> None:
         """Open the channel and, with ``start``, (re)start the puppet behind it as every wechaty client does. Without it a running bot is not disturbed."""
@@ -142,7 +143,10 @@ class PuppetClient:
 
     async def send_text(self, room_id: str, text: str, mention_ids: Sequence[str]) -> str:
         """The id of the sent message, "" where the service gives none."""
-        return str(await self._call(self._puppet.message_send_text(room_id, text, list(mention_ids)), quiet=True) or "")
+        sending = asyncio.create_task(self._call(self._puppet.message_send_text(room_id, text, list(mention_ids)), quiet=True), name="wechaty-send")
+        self._sending.add(sending)
+        sending.add_done_callback(self._sending.discard)
+        return str(await sending or "")
 
     async def recall(self, message_id: str) -> bool:
         return bool(await self._call(self._puppet.message_recall(message_id)))
@@ -155,14 +159,21 @@ class PuppetClient:
         return str((await self._call(self._puppet.puppet_stub.version())).version)
 
     async def close(self, *, stop: bool = False) -> None:
-        """Close the channel; with ``stop``, tell the service first. Idempotent."""
+        """Close the channel; with ``stop``, tell the service first. Idempotent.
+
+        What is being sent keeps its deadline: the event stream may be over and the line alive, and a reply that is cut off is said again although the group saw it.
+        """
         channel, self._channel = self._channel, None
         if channel is None:
             return
-        if stop:
-            with contextlib.suppress(PuppetError):
-                await self._call(self._puppet.puppet_stub.stop())
-        channel.close()
+        try:
+            if self._sending:
+                await asyncio.wait(self._sending)
+            if stop:
+                with contextlib.suppress(PuppetError):
+                    await self._call(self._puppet.puppet_stub.stop())
+        finally:
+            channel.close()
 
     async def _call(self, call: Awaitable[Any], *, quiet: bool = False) -> Any:
         """``quiet``: the error names its status alone. Services repeat in the detail what they were told to send, and it goes into the log."""
@@ -185,7 +196,7 @@ class PuppetClient:
             raise PuppetError(_plain(error)) from error
 
     def _late(self) -> PuppetError:
-        return PuppetError(f"no answer within {self._deadlines.call:g} s")
+        return PuppetError(f"no answer within {self._deadlines.call:g} s", late=True)
 
 
 def endpoint_of(config: WechatSection) -> tuple[str, int]:

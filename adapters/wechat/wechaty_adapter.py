@@ -6,7 +6,6 @@ import asyncio
 import functools
 import random
 import sys
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import structlog
 from adapters.aged_cache import AgedCache
 from adapters.checks import Finding
 from adapters.wechat.delivery import Intake, RoomQueues, cancel, first_of
+from adapters.wechat.liveness import Liveness
 from adapters.wechat.payloads import MENTION_SEPARATOR, PLATFORM, RECALLED, RawMessage, kind_of, quote_in, recalled_id, sent_at, shown_text, without_mention
 from adapters.wechat.puppet import Deadlines, EventKind, PuppetClient, PuppetError, PuppetEvent, endpoint_of
 from adapters.wechat.puppet_names import PuppetNames
@@ -64,14 +64,13 @@ class WechatyAdapter:
         self._sent, self._seen = Recent(1000), Recent(5000)
         self._sink: MessageSink | None = None
         self._client: PuppetClient | None = None
+        self._line = Liveness(self._clock, self._timing.probe_after, self._timing.probe_grace)
         self._supervisor: asyncio.Task[None] | None = None
         self._identity: asyncio.Task[None] | None = None
         self._attempted, self._logged_in = asyncio.Event(), asyncio.Event()
         self._self_id = config.wcid
         self._first_error: PuppetError | None = None
         self._last_event: float | None = None
-        self._last_sign = 0.0
-        self._answers_ding = False
         self._stopping = False
         self._shown_code = ""
         self._detail = "not started"
@@ -109,17 +108,20 @@ class WechatyAdapter:
 
     async def send(self, reply: OutgoingReply) -> str:
         room_id = reply.conversation.chat_id
-        client = self._live_client()
+        self._live_client()
         text = reply.text
         mention_ids: tuple[str, ...] = ()
         if reply.mention:
             name = await self._names.member(room_id, reply.mention)
             text, mention_ids = (f"@{name}{MENTION_SEPARATOR}{text}", (reply.mention,)) if name else (text, ())
+        client = self._live_client()  # asked again: the connection may have ended during the look-up, and a closed one would silently open another
         # Remembered before it is sent: the echo may be faster than the answer to the call.
         self._sent.add((room_id, text))
         try:
             message_id = await client.send_text(room_id, text, mention_ids)
         except PuppetError as error:
+            if error.late and client is self._client:
+                self._line.in_doubt = True
             raise SendError(PLATFORM, error.problem, permanent=error.permanent, retry_after=error.retry_after) from error
         self._sent.add(message_id)
         return message_id
@@ -158,6 +160,8 @@ class WechatyAdapter:
     def _live_client(self) -> PuppetClient:
         if self._client is None or self._stopping:
             raise SendError(PLATFORM, f"no connection to the puppet service ({self._detail})", retry_after=self._timing.first_retry)
+        if self._line.in_doubt:  # a second reply into a dead line would be in doubt a second time, and given up
+            raise SendError(PLATFORM, "no sign of life since a reply was not answered", retry_after=self._timing.first_retry)
         return self._client
 
     @asynccontextmanager
@@ -201,11 +205,12 @@ class WechatyAdapter:
         client = PuppetClient(*endpoint_of(self._config), self._config.token.get_secret_value(), self._deadlines)
         try:
             await client.connect()
-            self._client, self._detail, self._last_sign = client, "", self._clock.monotonic()
+            self._client, self._detail = client, ""
+            self._line.sign()
             self._attempted.set()
             log.info("wechat.connected")
             await self._take_up()
-            works = [asyncio.create_task(self._listen(client), name="wechaty-events"), asyncio.create_task(self._watch(client), name="wechaty-liveness")]
+            works = [asyncio.create_task(self._listen(client), name="wechaty-events"), asyncio.create_task(self._line.watch(client), name="wechaty-liveness")]
             try:
                 done, _ = await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -216,35 +221,10 @@ class WechatyAdapter:
             self._client = None
             await client.close(stop=self._stopping)
 
-    async def _watch(self, client: PuppetClient) -> None:
-        """Return never; raise PuppetError when the connection gives no sign of life (a black hole keeps TCP open for minutes)."""
-        await self._ding(client)  # at once: whether this service answers by a dong has to be known before its stream falls silent
-        while True:
-            sign = self._last_sign
-            left = self._timing.probe_after - (self._clock.monotonic() - sign)
-            if left > 0:
-                await self._clock.sleep(left)
-                continue
-            await self._ding(client)
-            await self._clock.sleep(self._timing.probe_grace)
-            if self._last_sign == sign:
-                # A service that never answered a ding by a dong is alive when it takes the call.
-                if self._answers_ding:
-                    raise PuppetError(f"no sign of life for {self._clock.monotonic() - sign:.0f} s")
-                self._last_sign = self._clock.monotonic()
-
-    @staticmethod
-    async def _ding(client: PuppetClient) -> None:
-        try:
-            await client.ding(uuid.uuid4().hex)
-        except PuppetError as error:
-            if not error.permanent:
-                raise
-            log.debug("wechat.ding_refused", reason=error.problem)  # a refusal is an answer: the line is alive
-
     async def _listen(self, client: PuppetClient) -> None:
         async for event in client.events():
-            self._last_event = self._last_sign = self._clock.monotonic()
+            self._last_event = self._clock.monotonic()
+            self._line.sign(dong=event.kind == EventKind.DONG)
             try:
                 await self._on_event(event)
             except (KeyError, TypeError, ValueError) as error:
@@ -260,8 +240,6 @@ class WechatyAdapter:
                 return
             case EventKind.MESSAGE:
                 self._intake.submit(_required(event, "messageId"))
-            case EventKind.DONG:
-                self._answers_ding = True
             case EventKind.LOGIN:
                 self._on_login(_required(event, "contactId"))
             case EventKind.LOGOUT:

@@ -61,7 +61,7 @@ class LoopbackPuppet:
         self.calls: Counter[str] = Counter()
         self.authorities: list[str] = []
         self.failures: dict[str, list[Status]] = {}
-        self.delays: dict[str, asyncio.Event] = {}
+        self.delays: dict[str, asyncio.Event] = {}  # what answers wait for, by message id or by text of a reply (which the group sees at once)
         self.hanging: set[str] = set()
         self.answers_ding = True
         self.logs_in = True
@@ -229,6 +229,8 @@ class LoopbackPuppet:
         self.sent.append((request.conversation_id, request.text, tuple(request.mentonal_ids)))
         message_id = f"sent-{len(self.sent)}"
         self.message(message_id, request.text, room=request.conversation_id, sender=BOT)  # a gateway echoes what the bot says
+        if (delay := self.delays.get(request.text)) is not None:
+            await delay.wait()
         return pb.MessageSendTextResponse(id=message_id)
 
     async def _messagerecall(self, request: Any, _: Any) -> Any:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from grpclib.const import Status
 from structlog.testing import capture_logs
 
+from adapters.wechat.payloads import PLATFORM
 from adapters.wechat.wechaty_adapter import Timing, WechatyAdapter
 from adapters.wechat.wechaty_compat import import_wechaty
 from core.config import WechatSection
-from core.errors import ConfigError
+from core.delivery import Delivery, Outcome
+from core.errors import ConfigError, SendError
+from storage.engine import open_database
+from storage.outbox import SqlOutbox
 from tests.adapters.manual_clock import ManualClock, eventually
 from tests.adapters.recording_sink import RecordingSink
 from tests.adapters.wechat.loopback_puppet import BOT, LoopbackPuppet
-from tests.adapters.wechat.wechaty_bench import Bench, reply
+from tests.adapters.wechat.wechaty_bench import Bench, reply, running
 
 
 class TestConnection:
@@ -77,6 +84,61 @@ class TestConnection:
         await impatient.until(lambda: impatient.server.calls["Start"] > before and impatient.adapter.health().connected, step=5.0)
         impatient.server.message("m1")
         assert await impatient.text_of("m1") == "你好"
+
+    async def test_a_reply_into_a_black_hole_is_said_once_over_the_next_connection(self, impatient: Bench, tmp_path: Path) -> None:
+        """It is tried once over the dead line: after a second try in doubt it would be given up, and nobody would have seen it."""
+        async with contextlib.AsyncExitStack() as stack:
+            database = await open_database(f"sqlite:///{tmp_path / 'bot.db'}", now=impatient.clock.now)
+            stack.push_async_callback(database.close)
+            delivery = Delivery(SqlOutbox(database), {PLATFORM: impatient.adapter}, timedelta(hours=1), clock=impatient.clock)
+            stack.push_async_callback(delivery.stop)
+            outcomes = delivery.counts[PLATFORM]
+            impatient.server.black_hole()
+            await delivery.start()
+            await delivery.enqueue(reply())
+            await impatient.until(lambda: outcomes[Outcome.RETRIED] == 1, step=0.0)  # no answer within the deadline
+            await impatient.until(lambda: outcomes[Outcome.RETRIED] == 2, step=0.1)  # due again long before the line is known to be dead
+            await impatient.until(lambda: outcomes[Outcome.SENT] or outcomes[Outcome.UNCONFIRMED], step=1.0)
+        assert ([text for _, text, _ in impatient.server.sent], outcomes[Outcome.UNCONFIRMED]) == (["收到"], 0)
+
+    @pytest.mark.parametrize("dongs", [True, False])
+    async def test_after_a_reply_without_an_answer_nothing_is_sent_until_a_sign_of_life(self, server: LoopbackPuppet, dongs: bool) -> None:
+        server.answers_ding = dongs
+        async with running(Bench(server, call_deadline=0.5)) as bench:
+            server.hanging.add("MessageSendText")
+            for retry_after in (None, Timing().first_retry):  # in doubt; certainly not sent
+                with pytest.raises(SendError) as caught:
+                    await bench.adapter.send(reply())
+                assert caught.value.retry_after == retry_after
+            server.hanging.clear()
+            dings = server.calls["Ding"]
+            await bench.until(lambda: server.calls["Ding"] > dings, step=5.0)
+            sent: list[str] = []
+
+            async def send() -> None:
+                with contextlib.suppress(SendError):
+                    sent.append(await bench.adapter.send(reply()))
+                await bench.clock.advance(0.0 if dongs else 1.0)
+
+            await eventually(lambda: sent, tick=send)
+            assert server.calls["Start"] == 1
+
+    @pytest.mark.parametrize("ending", ["the stream ends", "the bot stops"])
+    async def test_a_reply_that_is_on_its_way_when_the_connection_is_given_up_is_waited_for(self, bench: Bench, ending: str) -> None:
+        """The group has seen it: were it cut off, it would be said again."""
+        answered = bench.server.delays["收到"] = asyncio.Event()
+        sending = asyncio.create_task(bench.adapter.send(reply()))
+        await eventually(lambda: bench.server.sent)
+        if ending == "the bot stops":
+            stopping = asyncio.create_task(bench.stop())
+        else:
+            stopping = None
+            bench.server.end_stream(Status.UNAVAILABLE)
+        await eventually(lambda: not bench.adapter.health().connected)
+        answered.set()
+        assert await sending == "sent-1"
+        if stopping is not None:
+            await stopping
 
     async def test_quiet_night_with_dongs_is_no_reason_to_reconnect(self, bench: Bench) -> None:
         for number in range(2, 8):
