@@ -22,6 +22,7 @@ from core.config import WechatSection
 from core.errors import SendError
 from core.messages import ConversationKey, Message, MessageKind
 from core.ports import Capabilities, OutgoingReply
+from core.text import clean_text
 
 _REPEAT_SECONDS = 60.0  # the same words of one member within this time are one message that was pushed twice
 _TELLING_LENGTH = 8  # shorter replies ("好的") a member may say as well
@@ -117,7 +118,7 @@ class AndroidAdapter(GatewayAdapter):
         """Id and time of a message. The same push again gives both again: for a telling ``query_id`` always, otherwise within a minute."""
         said = query.said
         now = self._clock.monotonic()
-        telling = query.query_id not in ("", query.raw.get("groupname"), query.group)
+        telling = query.query_id not in ("", _text(query.raw, "groupname"), query.group)
         if (known := self._pushed.get(said)) is not None and (telling or now - known[2] <= _REPEAT_SECONDS):
             return known[:2]
         first_seen = self._clock.now()
@@ -160,4 +161,4 @@ def parse_query(value: dict[str, Any]) -> Query:
 
 def _text(value: dict[str, Any], key: str) -> str:
     found = value.get(key)
-    return found.strip() if isinstance(found, str) else ""
+    return clean_text(found).strip() if isinstance(found, str) else ""

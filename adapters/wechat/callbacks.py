@@ -122,7 +122,7 @@ class CallbackServer:
         offered = [part for part in request.match_info["path"].split("/") if part]
         if scheme.lower() == "bearer":
             offered.append(token.strip())
-        return any(hmac.compare_digest(offer.encode(), secret) for offer in offered)
+        return any(hmac.compare_digest(offer.encode(errors="surrogateescape"), secret) for offer in offered)
 
 
 class BadCallbackError(Exception):

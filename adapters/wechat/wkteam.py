@@ -50,11 +50,11 @@ class WkteamAdapter(GatewayAdapter):
 
     async def send(self, reply: OutgoingReply) -> str:
         group, text = reply.conversation.chat_id, reply.text
-        if self._server.address is None:
-            raise SendError(PLATFORM, "the adapter is not running", retry_after=5.0)
+        self._require_running()
         mentions: tuple[str, ...] = ()
         if reply.mention and (name := await self._member_name(group, reply.mention)):
             text, mentions = f"@{name}{MENTION_SEPARATOR}{text}", (reply.mention,)
+        self._require_running()  # asked again: the adapter may have stopped during the look-up
         try:
             sent = await self._api.send_text(group, text, mentions)
         except WkteamError as error:
@@ -65,6 +65,10 @@ class WkteamAdapter(GatewayAdapter):
             if len(self._sent) > _REMEMBERED_SENDS:
                 self._sent.popitem(last=False)
         return message_id
+
+    def _require_running(self) -> None:
+        if self._server.address is None:
+            raise SendError(PLATFORM, "the adapter is not running", retry_after=5.0)
 
     async def recall(self, conversation: ConversationKey, message_id: str) -> None:
         if (sent := self._sent.get(message_id)) is None:

@@ -11,6 +11,7 @@ from core.config import WechatSection
 from core.errors import ConfigError
 
 _SUCCESS = "1000"
+_UNSENT_SECONDS = 5.0  # what did not get as far as wkteam may be tried again after so long: it is not in doubt
 
 
 class WkteamError(Exception):
@@ -29,9 +30,12 @@ class WkteamApi:
         self._deadline = deadline
         self._session: aiohttp.ClientSession | None = None
         self._instance = ""
+        self._sending: set[asyncio.Task[Any]] = set()
 
     async def close(self) -> None:
-        """Idempotent."""
+        """Idempotent. What is being sent keeps its deadline: a reply that is cut off is said again although the group saw it."""
+        if self._sending:
+            await asyncio.wait(self._sending)
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -43,7 +47,11 @@ class WkteamApi:
     async def instance(self, *, refresh: bool = False) -> str:
         """``wId`` of the bot's login. Changes with each login of the account."""
         if not self._instance or refresh:
-            logins = await self.online()
+            try:
+                logins = await self.online()
+            except WkteamError as error:
+                unsent = None if error.permanent else error.retry_after or _UNSENT_SECONDS
+                raise WkteamError(error.problem, permanent=error.permanent, refused=error.refused, retry_after=unsent) from error
             found = [wid for wcid, wid in logins if not self._wcid or wcid == self._wcid]
             if not found:
                 raise WkteamError("the WeChat account is not logged in at wkteam", retry_after=60.0)
@@ -58,7 +66,10 @@ class WkteamApi:
     async def send_text(self, group: str, text: str, mentions: tuple[str, ...] = ()) -> dict[str, Any]:
         """Send; the answer holds ``msgId``, ``newMsgId``, ``createTime``, which a recall needs."""
         body = {"wcId": group, "content": text} | ({"at": ",".join(mentions)} if mentions else {})
-        return next(iter(_objects(await self._post_as_bot("sendText", body))), {})
+        sending = asyncio.create_task(self._post_as_bot("sendText", body), name="wkteam-send")
+        self._sending.add(sending)
+        sending.add_done_callback(self._sending.discard)
+        return next(iter(_objects(await sending)), {})
 
     async def recall(self, group: str, sent: dict[str, Any]) -> None:
         """Take back what :meth:`send_text` answered with ``sent``."""
@@ -85,10 +96,12 @@ class WkteamApi:
         if not self._base:
             raise WkteamError("[wechat] endpoint is empty", permanent=True)
         if self._session is None:
-            self._session = aiohttp.ClientSession()
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._deadline / 2))
         try:
             async with asyncio.timeout(self._deadline), self._session.post(f"{self._base}/{path}", json=body, headers={"Authorization": self._token}) as response:
                 status, answer = response.status, await response.json(content_type=None)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise WkteamError(f"{path}: no connection ({type(error).__name__})", retry_after=_UNSENT_SECONDS) from error
         except TimeoutError as error:
             raise WkteamError(f"{path}: no answer within {self._deadline:g} s") from error
         except (aiohttp.ClientError, OSError) as error:

@@ -46,14 +46,15 @@ def parse_callback(value: dict[str, Any], bot_id: str = "", *, received_at: date
         return None
     at = sent_at(data.get("timestamp"), received_at or _EPOCH)
     content, sender = _string(data.get("content")), _string(data.get("fromUser"))
-    if "<revokemsg>" in content:
+    message_type = _string(value.get("messageType"))
+    if "<revokemsg>" in content and _may_be_notice(message_type, content):
         target = recalled_id(content)
         return Recall(PLATFORM, group, target, at) if target else None
     bot_id = bot_id or _string(value.get("wcId"))
     message_id = _string(data.get("newMsgId")) or _string(data.get("msgId"))
     if not sender or not message_id or data.get("self") is True or sender == bot_id:
         return None
-    said = _said(_string(value.get("messageType")), content.removeprefix(f"{sender}:\n"), data)
+    said = _said(message_type, content.removeprefix(f"{sender}:\n"), data)
     if said is None:
         return None
     kind, text, reply_to = said
@@ -61,6 +62,13 @@ def parse_callback(value: dict[str, Any], bot_id: str = "", *, received_at: date
     if kind is MessageKind.TEXT:
         text = _without_bot(text, mentions, bot_id)
     return Message(PLATFORM, group, message_id, sender, text, at, kind=kind, mentions=mentions, reply_to=reply_to, sender_name=_string(data.get("nickName")))
+
+
+def _may_be_notice(message_type: str, content: str) -> bool:
+    """False for what a member has written or shared: it may speak of recalls without being one."""
+    if message_type == "14":
+        return "<appmsg" not in content
+    return message_type not in _KINDS and message_type not in QUOTES
 
 
 def _said(message_type: str, content: str, data: dict[str, Any]) -> tuple[MessageKind, str, str | None] | None:

@@ -126,6 +126,14 @@ async def test_query_id_that_is_the_group_name_identifies_no_message(phone: Phon
     assert first == pushed_again != later
 
 
+async def test_a_group_name_is_known_again_between_white_space(phone: Phone) -> None:
+    for _ in range(2):
+        await phone.say("好的", query_id=" 大暑群(128)", group=" 大暑群(128)")
+        await phone.clock.advance(3600)
+    first, later = phone.ids()
+    assert first != later
+
+
 async def test_ids_are_the_same_after_a_restart(phone: Phone) -> None:
     await phone.say()
     other = Phone()
@@ -133,6 +141,13 @@ async def test_ids_are_the_same_after_a_restart(phone: Phone) -> None:
     await other.say()
     await other.adapter.stop()
     assert phone.ids() == other.ids()
+
+
+async def test_half_a_surrogate_pair_is_taken_and_storable(phone: Phone) -> None:
+    """A name or a text that was cut inside an emoji: refused, it would be lost."""
+    await phone.say("装好了\ud83d", user="白露\ud83d")
+    (message,) = phone.sink.messages
+    assert (message.text, message.sender_id, message.sender_name) == ("装好了\ufffd", "白露\ufffd", "白露\ufffd")
 
 
 async def test_message_count_in_the_title_does_not_split_the_group(phone: Phone) -> None:

@@ -70,6 +70,13 @@ async def test_others_get_401_and_nothing_is_taken(gateway: Gateway, path: str, 
     assert gateway.taken == []
 
 
+async def test_bytes_that_are_no_text_get_401(gateway: Gateway) -> None:
+    reader, writer = await asyncio.open_connection(*(gateway.server.address or ("", 0)))
+    writer.write(b"POST / HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer \xff\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    assert (await reader.readline()).split()[1] == b"401"
+    writer.close()
+
+
 async def test_a_secret_in_the_query_does_not_count(gateway: Gateway) -> None:
     assert await gateway.post("/callback?secret=s3cret") == 401
 

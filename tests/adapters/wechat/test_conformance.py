@@ -145,18 +145,23 @@ class WkteamWire(HttpWire):
         self._sent: list[Sent] = []
         self.calls: list[tuple[str, Any]] = []
         self.base = ""
+        self.delays: dict[str, asyncio.Event] = {}  # what answers wait for, by call; what is sent the group sees at once
         self._runner: web.AppRunner | None = None
 
-    async def start(self) -> None:
+    async def start(self, port: int = 0) -> None:
         app = web.Application()
         app.router.add_post("/{call}", self._api)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, "127.0.0.1", port).start()
         self.base = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def close(self) -> None:
         await super().close()
+        await self.go_down()
+
+    async def go_down(self) -> None:
+        """Connections are refused until the next start."""
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -177,6 +182,8 @@ class WkteamWire(HttpWire):
                 return web.json_response({"code": "1001", "message": "失败", "data": None}, status=status)
             self._sent.append(Sent(body["wcId"], body["content"]))
             data = {"type": 1, "msgId": 7, "newMsgId": 4482117376572170921, "createTime": 1641457769, "wcId": body["wcId"]}
+        if (delay := self.delays.get(call)) is not None:
+            await delay.wait()
         return web.json_response({"code": "1000", "message": "处理成功", "data": data})
 
     async def deliver(self, message: WireMessage) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -12,14 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from adapters.wechat.payloads import PLATFORM
 from adapters.wechat.wkteam import WkteamAdapter
+from adapters.wechat.wkteam_api import WkteamApi, WkteamError
 from adapters.wechat.wkteam_payloads import parse_callback
 from core.config import WechatSection
+from core.delivery import Delivery, Outcome
 from core.errors import SendError
 from core.messages import ConversationKey, Message, MessageKind, Recall
 from core.ports import OutgoingReply
+from storage.engine import open_database
+from storage.outbox import SqlOutbox
 from tests.adapters.conformance import SendFailure
-from tests.adapters.manual_clock import ManualClock
+from tests.adapters.manual_clock import ManualClock, eventually
 from tests.adapters.recording_sink import RecordingSink
 from tests.adapters.wechat.test_conformance import WkteamWire
 
@@ -106,6 +115,13 @@ class TestParsing:
         notice = '<sysmsg type="revokemsg"><revokemsg><session>g</session><msgid>1</msgid><newmsgid>4600650815041467804</newmsgid></revokemsg></sysmsg>'
         assert parse_callback(callback(14, notice)) == Recall("wechat", GROUP, "4600650815041467804", datetime(2026, 3, 2, 9, 0, tzinfo=UTC))
 
+    @pytest.mark.parametrize("kind", ["80001", 9])
+    def test_talk_of_recalls_is_no_recall(self, kind: object) -> None:
+        """Else everybody could have the words of others erased, and who asks about the notice would not be heard."""
+        text = "这个 <revokemsg><newmsgid>46</newmsgid></revokemsg> 怎么解析？"
+        assert parsed(callback(kind, text)).text == text
+        assert parsed(callback("80014", QUOTE.replace("怎么把它部署到 TX2？", "<![CDATA[<revokemsg>怎么解析？]]>"))).text == "<revokemsg>怎么解析？"
+
     def test_milliseconds_and_no_time(self) -> None:
         received = datetime(2026, 5, 1, tzinfo=UTC)
         assert parsed(callback(timestamp=1772442000000)).sent_at == datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -123,8 +139,8 @@ class TestParsing:
 class Bench:
     def __init__(self, wire: WkteamWire) -> None:
         self.wire, self.clock, self.sink = wire, wire.clock, RecordingSink()
-        config = WechatSection(provider="wkteam", listen="127.0.0.1:0", secret="s", endpoint=wire.base, token="auth", wcid="wxid_bot")
-        self.adapter = WkteamAdapter(config, self.clock)
+        self.config = WechatSection(provider="wkteam", listen="127.0.0.1:0", secret="s", endpoint=wire.base, token="auth", wcid="wxid_bot")
+        self.adapter = WkteamAdapter(self.config, self.clock)
 
     async def post(self, value: dict[str, Any], status: int = 200) -> Any:
         host, port = self.adapter.address or ("", 0)
@@ -166,7 +182,7 @@ async def test_members_of_groups_that_are_not_collected_are_not_looked_up(bench:
 
 
 async def test_names_that_cannot_be_asked_do_not_hold_messages_back(bench: Bench) -> None:
-    await bench.wire._runner.cleanup()  # type: ignore[union-attr]
+    await bench.wire.go_down()
     await bench.post(callback())
     assert [(m.text, m.chat_name, m.sender_name) for m in bench.sink.messages] == [("你好", "", "")]
 
@@ -225,6 +241,65 @@ async def test_login_that_changed_is_looked_up_and_the_send_repeated(bench: Benc
     bench.wire.fail_next_send(SendFailure.REFUSED)
     assert await bench.send() == "4482117376572170921"
     assert [body["wId"] for body in bench.called("sendText")] == ["stale", "instance-1"]
+
+
+async def test_a_reply_that_is_on_its_way_at_the_stop_is_waited_for(bench: Bench) -> None:
+    """The group has seen it: were it cut off, it would be said again after the start."""
+    answered = bench.wire.delays["sendText"] = asyncio.Event()
+    api = WkteamApi(bench.config)
+    sending = asyncio.create_task(api.send_text(GROUP, "收到"))
+    await eventually(bench.wire.sent)
+    closing = asyncio.create_task(api.close())
+    await asyncio.sleep(0)  # the closing has begun
+    answered.set()
+    assert (await sending)["msgId"] == 7
+    await closing
+
+
+async def test_a_reply_whose_name_is_looked_up_at_the_stop_is_not_sent_any_more(bench: Bench) -> None:
+    answered = bench.wire.delays["getChatRoomMemberInfo"] = asyncio.Event()
+    sending = asyncio.create_task(bench.send(mention="wxid_a"))
+    await eventually(lambda: bench.called("getChatRoomMemberInfo"))
+    await bench.adapter.stop()
+    answered.set()
+    with pytest.raises(SendError, match="not running") as caught:
+        await sending
+    assert (caught.value.retry_after, bench.wire.sent()) == (5.0, [])
+
+
+async def test_a_reply_waits_as_long_as_wkteam_cannot_be_reached(bench: Bench, tmp_path: Path) -> None:
+    """What no connection took is not in doubt: after two attempts in doubt it would be given up, within seconds."""
+    async with contextlib.AsyncExitStack() as stack:
+        database = await open_database(f"sqlite:///{tmp_path / 'bot.db'}", now=bench.clock.now)
+        stack.push_async_callback(database.close)
+        delivery = Delivery(SqlOutbox(database), {PLATFORM: bench.adapter}, timedelta(hours=1), clock=bench.clock)
+        stack.push_async_callback(delivery.stop)
+        outcomes, port = delivery.counts[PLATFORM], int(bench.wire.base.rpartition(":")[2])
+        await bench.wire.go_down()
+        await delivery.start()
+        await delivery.enqueue(OutgoingReply(ConversationKey(PLATFORM, GROUP), "收到", "k"))
+        await eventually(lambda: outcomes.total() > 3, tick=lambda: bench.clock.advance(1.0))
+        await bench.post(callback())  # its login is known from now on: it is the sending itself that fails
+        await eventually(lambda: outcomes.total() > 6, tick=lambda: bench.clock.advance(1.0))
+        await bench.wire.start(port)
+        await eventually(lambda: outcomes[Outcome.SENT], tick=lambda: bench.clock.advance(1.0))
+    assert ([sent.text for sent in bench.wire.sent()], set(outcomes)) == (["收到"], {Outcome.RETRIED, Outcome.SENT})
+
+
+async def test_a_reply_to_a_host_that_swallows_connections_is_not_in_doubt() -> None:
+    with socket.socket() as full, contextlib.ExitStack() as stack:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(3):  # nobody accepts: the queue is full, and the system drops what comes more
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        api = WkteamApi(WechatSection(provider="wkteam", endpoint=f"http://127.0.0.1:{full.getsockname()[1]}", token="auth"), deadline=0.2)
+        api.learn_instance("i-1")
+        with pytest.raises(WkteamError, match="no connection") as caught:
+            await api.send_text(GROUP, "收到")
+        await api.close()
+    assert (caught.value.permanent, caught.value.retry_after) == (False, 5.0)
 
 
 async def test_without_endpoint_it_only_listens() -> None:
