@@ -177,6 +177,6 @@ def _optional(value: Any) -> float | None:
 
 def _number(value: Any) -> float:
     """A log-probability: finite and not above 0, but for rounding. Raises BackendError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value > 1e-3:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value <= 1e-3:
         raise BackendError(BACKEND, "garbage: a log-probability is no number of 0 or less")
-    return min(0.0, max(float(value), _LEAST))
+    return min(0.0, float(max(value, _LEAST)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ class _Waiting:
     answers: Sequence[str]
     result: list[list[float]] = field(default_factory=list)
     error: Exception | None = None
+    given_up: bool = False
 
 
 class TransformersModel:
@@ -58,14 +60,18 @@ class TransformersModel:
     async def answer_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[float]]:
         mine = _Waiting(prompts, answers)
         self._waiting.append(mine)
-        await self._run(self._read_waiting)
+        try:
+            await self._run(self._read_waiting)
+        except asyncio.CancelledError:
+            mine.given_up = True  # while the model hung; read all the same, it would hold up who asks next
+            raise
         if mine.error is not None:
             raise mine.error
         return mine.result
 
     def _read_waiting(self) -> None:
         """Answer all that wait. The first of several waiting calls answers for all, the others find nothing left to do."""
-        calls = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        calls = [call for call in (self._waiting.popleft() for _ in range(len(self._waiting))) if not call.given_up]
         if not calls:
             return
         try:

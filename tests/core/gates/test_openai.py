@@ -179,6 +179,7 @@ BAD: list[tuple[str, Callable[..., Any], str]] = [
     ("choices of another kind", as_json({"choices": ["x"]}), "no object"),
     ("no text", as_json({"choices": [{"index": 0}]}), r"choices\[0\]"),
     ("positive log-probability", as_json({"choices": [{"text": "y", "logprobs": {"tokens": ["y"], "token_logprobs": [3.0], "top_logprobs": [{"y": 3.0}]}}]}), "garbage"),
+    ("log-probability that no float holds", as_json({"choices": [{"text": "y", "logprobs": {"tokens": ["y"], "token_logprobs": [10**400]}}]}), "garbage"),
     ("log-probabilities of another form", as_json({"choices": [{"text": "y", "logprobs": {"tokens": 5}}]}), "another form"),
     ("500", plainly(500, b"secret question text"), "HTTP 500"),
     ("redirect", plainly(302, b"", {"Location": "http://127.0.0.1:9/"}), "HTTP 302"),

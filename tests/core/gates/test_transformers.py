@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,30 @@ async def test_questions_that_wait_are_read_in_one_pass(folder: Path, worker: Mo
     await asyncio.gather(*(model.answer_logprobs([counting(last)], ANSWERS) for last in (1, 2, 3, 4, 5, 6)))
     assert sum(sizes) == 6
     assert len(sizes) <= 2
+
+
+async def test_questions_that_were_given_up_while_the_model_hung_are_not_read(folder: Path, worker: ModelWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each time-out makes the next call longer, until it is late too."""
+    model = await TransformersModel.open(str(folder), None, worker, context_tokens=256, device="cpu")
+    sizes: list[int] = []
+    forward = model._engine._forward
+
+    def counted(rows: Any, kept: int) -> Any:
+        sizes.append(len(rows))
+        return forward(rows, kept)
+
+    monkeypatch.setattr(model._engine, "_forward", counted)
+    goes_on = threading.Event()
+    hanging = asyncio.create_task(worker.run(goes_on.wait))
+    late = [asyncio.create_task(model.answer_logprobs([counting(last), counting(last + 1)], ANSWERS)) for last in (1, 2, 3)]
+    await asyncio.sleep(0)
+    for call in late:
+        call.cancel()
+    await asyncio.wait(late)
+    goes_on.set()
+    await hanging
+    assert len(await model.answer_logprobs([counting(7)], ANSWERS)) == 1
+    assert sizes == [1]
 
 
 async def test_one_bad_prompt_does_not_fail_its_neighbours(folder: Path, worker: ModelWorker) -> None:
