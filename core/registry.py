@@ -40,7 +40,7 @@ ALLOWED = REQUIRED | {HEAD, ENCODER, METRICS, QUESTIONS, CARD}
 #: Versions that served and are kept, the serving one among them.
 KEPT = 3
 
-_MANIFEST, _CURRENT, _LOCK = "manifest.json", "current.json", "lock"
+_MANIFEST, _CURRENT, _LOCK, _FRESH = "manifest.json", "current.json", "lock", ".new-"
 _NUMBER = re.compile(r"\d{4,}")
 _GGUF = b"GGUF"
 _ROLL_BACK = "Roll back: python -m scripts.cycle rollback; or remove this version and train again."
@@ -154,7 +154,7 @@ class Registry:
         _check_names(files, self.folder)
         current = self.current()
         number = max([SHIPPED_VERSION, *self.numbers(), current.version, *current.history]) + 1
-        fresh = self.folder / f".new-{number}-{os.getpid()}"
+        fresh = self.folder / f"{_FRESH}{number}-{os.getpid()}"
         try:
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir(parents=True)
@@ -195,12 +195,14 @@ class Registry:
         return self._switch(SHIPPED_VERSION, ())
 
     def prune(self) -> list[int]:
-        """Remove all but the last KEPT versions that served and the newest one. Returns the numbers that went."""
+        """Remove all but the last KEPT versions that served and the newest one, and what a kill left half written. Returns the numbers that went."""
         current, there = self.current(), self.numbers()
         kept = {current.version, *current.history, *there[-1:]}
         gone = [number for number in there if number not in kept]
         for number in gone:
             shutil.rmtree(self._folder_of(number), ignore_errors=True)
+        for half in self.folder.glob(f"{_FRESH}*"):
+            shutil.rmtree(half, ignore_errors=True)
         return gone
 
     @contextlib.contextmanager

@@ -33,7 +33,8 @@ def main(
     if snapshot.fresh and previous and not previous["intact"]:
         typer.echo(f"note: {previous['name']} was edited after it was taken; the changes are counted from what it says now", err=True)
     for stale in snapshot.stale:
-        typer.echo(f"note: {stale.folder} still holds {stale.questions} questions that were erased since on a member's wish or by age: delete that folder", err=True)
+        erased = f"{stale.questions} questions that were erased since, wholly or in their context, on a member's wish or by age"
+        typer.echo(f"note: {stale.folder} still holds {erased}: delete that folder", err=True)
 
 
 async def _take(config: Config, out: Path) -> Snapshot:

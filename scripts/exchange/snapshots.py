@@ -28,7 +28,7 @@ _NAME = re.compile(r"labels-(\d{4}-\d{2}-\d{2})(?:\.(\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """An earlier snapshot that still holds questions which members have had erased since."""
+    """An earlier snapshot that still holds what members have had erased since. ``questions``: those that are gone, or lost lines of their context."""
 
     folder: Path
     questions: int
@@ -129,8 +129,9 @@ def _changes(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) 
 async def _stale(database: Database, folders: Iterable[Path]) -> tuple[Stale, ...]:
     found = []
     for folder in folders:
-        ids = [str(record["id"]) for record in read_labels(folder)]
-        erased = len(ids) - len(await SqlQuestionLog(database).get_many(ids))
+        lines = {str(record["id"]): len(record.get("context") or ()) for record in read_labels(folder)}
+        logged = await SqlQuestionLog(database).get_many(list(lines))
+        erased = sum(key not in logged or count > len(logged[key].question.context) for key, count in lines.items())
         if erased:
             found.append(Stale(folder, erased))
     return tuple(found)

@@ -139,7 +139,9 @@ async def run_cycle(config: Config, settings: CycleSettings | None = None, on_st
         questions, left_out = await asyncio.to_thread(without_test_questions, snapshot / SNAPSHOT_FILE if snapshot.is_dir() else snapshot, test, labels)
         run = _run_hash([labels, *settings.data], settings, base)
         version = await asyncio.to_thread(_made_before, registry, run)
-        if version is not None and is_tried(registry, version.number):
+        # One that serves without a trial was promoted just before a kill, or by force: it cannot be better than itself.
+        if version is not None and (is_tried(registry, version.number) or version.number == registry.current().version):
+            shutil.rmtree(registry.folder / _WORK, ignore_errors=True)
             return CycleReport(Decision.NOTHING_NEW, version.number, registry.current().version, str(snapshot), questions, left_out, None, time.monotonic() - started)
         if version is None:
             version = await asyncio.to_thread(_make_version, registry, labels, run, base, settings, on_step)

@@ -21,5 +21,6 @@ async def snapshot_of(config: Config, out: Path) -> Path:
     finally:
         await database.close()
     for stale in taken.stale:
-        log.warning("stale_snapshot", folder=str(stale.folder), erased_questions=stale.questions, remedy="Members have had these questions erased since: delete this folder.")
+        remedy = "Members have had these questions, or lines of their context, erased since: delete this folder."
+        log.warning("stale_snapshot", folder=str(stale.folder), erased_questions=stale.questions, remedy=remedy)
     return taken.folder

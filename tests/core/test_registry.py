@@ -85,6 +85,14 @@ def test_the_last_three_that_served_are_kept_and_the_newest(registry: Registry, 
     assert add(registry, tmp_path, "h") == 8, "a number is never used twice"
 
 
+def test_what_a_kill_left_half_written_goes_with_the_old_versions(registry: Registry, tmp_path: Path) -> None:
+    add(registry, tmp_path)
+    half = registry.folder / ".new-2-1"
+    half.mkdir()
+    (half / ADAPTER).write_bytes(b"GGUF")
+    assert (registry.prune(), registry.numbers(), half.exists()) == ([], [1], False)
+
+
 def test_what_was_changed_afterwards_is_refused(registry: Registry, tmp_path: Path) -> None:
     number = add(registry, tmp_path)
     registry.promote(number)

@@ -148,6 +148,7 @@ def test_a_better_adapter_is_promoted_and_the_running_gate_takes_it_over(turn: T
 def test_the_same_labels_again_are_nothing_new(copy: Turn) -> None:
     report = asyncio.run(run_cycle(copy.config, copy.settings))
     assert (report.decision, report.version, report.serving) == (Decision.NOTHING_NEW, 1, 1)
+    assert not (copy.folder / "models" / "work").exists(), "a copy of members' words that nobody needs"
 
 
 def test_a_run_that_was_killed_before_the_trial_goes_on_with_it(copy: Turn) -> None:
@@ -157,6 +158,14 @@ def test_a_run_that_was_killed_before_the_trial_goes_on_with_it(copy: Turn) -> N
     report = asyncio.run(run_cycle(copy.config, copy.settings))
     assert (report.decision, report.version, registry.current().version) == (Decision.PROMOTED, 1, 1)
     assert registry.numbers() == [1], "it is not trained again"
+
+
+def test_a_run_that_was_killed_after_the_promotion_has_nothing_left_to_do(copy: Turn) -> None:
+    registry = Registry(copy.folder / "models")
+    (registry.folder / TRIALS).unlink()
+    report = asyncio.run(run_cycle(copy.config, copy.settings))
+    assert (report.decision, report.version, report.serving) == (Decision.NOTHING_NEW, 1, 1), "it is not tried against itself"
+    assert trials_of(registry) == {}
 
 
 def test_what_is_no_better_does_not_serve(copy: Turn) -> None:

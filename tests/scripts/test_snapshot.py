@@ -143,7 +143,17 @@ def test_who_opts_out_is_absent_and_earlier_snapshots_that_still_hold_them_are_n
     text = (folder / "labels.jsonl").read_text(encoding="utf-8")
     assert KEYS[0] not in text
     assert "mmpose" not in text
-    assert f"{first} still holds 1 questions that were erased" in run.stderr
+    assert f"{first} still holds 4 questions that were erased" in run.stderr
+
+
+def test_earlier_snapshots_that_hold_words_of_who_asked_nothing_are_named_too(labelled: Path) -> None:
+    first, _, _ = taken(labelled)
+
+    async def leave(database: Database) -> None:
+        await SqlMembers(database).opt_out("feishu", "u7")
+
+    within(labelled, leave)
+    assert f"{first} still holds 4 questions that were erased since, wholly or in their context" in snapshot(labelled).stderr
 
 
 def test_a_snapshot_that_was_edited_is_told(labelled: Path) -> None:
