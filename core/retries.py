@@ -28,7 +28,7 @@ class RetrySchedule:
         attempts = self._attempts.setdefault(identity, 0)
         if retry_after is None:
             self._attempts[identity] = attempts + 1
-        wait = min(FIRST_WAIT * 2.0**attempts, LONGEST_WAIT) if retry_after is None else retry_after
+        wait = min(FIRST_WAIT * 2.0 ** min(attempts, 20), LONGEST_WAIT) if retry_after is None else retry_after
         self._due[identity] = self._clock.monotonic() + wait
         self._changed.set()
 

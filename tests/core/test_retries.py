@@ -216,3 +216,15 @@ async def test_waits_double_up_to_a_limit_unless_the_back_end_names_one() -> Non
     assert await schedule.next() == {"q"}
     schedule.succeeded("q")
     assert not schedule.has_failed("q")
+
+
+async def test_a_week_of_failures_does_not_end_the_schedule() -> None:
+    """A power of two beyond the thousandth is no number any more, and the error would end the worker that asks the model."""
+    clock = ManualClock()
+    schedule = RetrySchedule(clock)
+    for _ in range(1100):
+        schedule.failed("q", None)
+    waiting = asyncio.create_task(schedule.next())
+    await eventually(waiting.done, tick=lambda: clock.advance(60.0))
+    assert await waiting == {"q"}
+    assert clock.monotonic() <= LONGEST_WAIT + 180.0
