@@ -30,9 +30,10 @@ log = structlog.get_logger(__name__)
 REPLY_PREFIX = "reply:"
 """Idempotency keys of replies to questions: this and the question's id."""
 NOTICE_PREFIX = "notice:"
-"""Idempotency keys of privacy notices: this and the conversation. They do not grow old as replies do."""
+"""Idempotency keys of privacy notices: this and the conversation. They do not grow old as replies do, and a refusal is not the end of them."""
 
 NOTICE_AGE = timedelta(days=7)
+NOTICE_PAUSE = timedelta(hours=1)
 LEASE = timedelta(seconds=120)
 CLAIM_AT_ONCE = 20
 POLL_SECONDS = 15.0  # another process may have queued something for our platform
@@ -282,8 +283,11 @@ class Delivery:
     async def _refused(self, platform: str, claimed: ClaimedReply, error: SendError, unconfirmed: int) -> Outcome:
         key = claimed.reply.idempotency_key
         if error.permanent:
-            await self._outbox.failed(key, error.problem)
             log.warning("reply_refused", platform=platform, key=key, problem=error.problem)
+            if key.startswith(NOTICE_PREFIX):  # it is queued once, and its group is collected: an admin may grant the scope, or let the bot speak
+                await self._outbox.retry(key, _marked(error.problem, _unconfirmed(claimed.error)), NOTICE_PAUSE)
+                return Outcome.RETRIED
+            await self._outbox.failed(key, error.problem)
             return Outcome.REFUSED
         # Where some attempts are in doubt these alone count: those while there was no connection say nothing of how busy the platform is.
         after = timedelta(seconds=error.retry_after) if error.retry_after is not None else _backoff(unconfirmed or claimed.attempts)

@@ -119,6 +119,19 @@ async def test_a_permanent_refusal_ends_it_and_the_next_goes_on(house: House) ->
     assert [sent.idempotency_key for sent in house.adapter.sent] == ["k2"]
 
 
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_a_notice_that_is_refused_is_posted_when_an_admin_has_cured_it(tmp_path: Path, idempotent: bool) -> None:
+    """It is queued once in the life of a group, and the group is collected meanwhile."""
+    adapter = RecordingAdapter(idempotent=idempotent)
+    adapter.failures = [SendError("feishu", "a scope is missing", permanent=True)] * 3
+    async with open_house(tmp_path / "d.db", adapter=adapter) as house:
+        await house.delivery.start()
+        await house.delivery.enqueue(reply("notice:feishu:g1"))
+        await eventually(lambda: adapter.sent, tick=lambda: house.clock.advance(600))
+        await settled(house, Outcome.SENT, *[Outcome.RETRIED] * 3)
+        assert await state(house, "notice:feishu:g1") is ReplyState.SENT
+
+
 async def test_a_reply_that_waited_too_long_is_not_sent_but_a_notice_is(house: House) -> None:
     await house.outbox.enqueue(reply("reply:q1"))
     await house.outbox.enqueue(reply("notice:feishu:g1"))
