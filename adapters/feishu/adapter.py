@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ log = structlog.get_logger(__name__)
 
 DRAIN_SECONDS = 5.0
 ADMINS_AGE_SECONDS = 300.0
+IDENTITY_RETRY_SECONDS = 60.0
 
 
 class _Session:
@@ -47,6 +49,7 @@ class _Session:
         self.sender = Sender(self.rest, clock)
         self.lanes: Lanes[GroupEvent] = Lanes(self._handle, clock)
         self.transport: Supervisor | Webhook | None = None
+        self.identifying: asyncio.Task[None] | None = None
 
     async def _handle(self, event: GroupEvent) -> None:
         match event:
@@ -128,6 +131,9 @@ class FeishuAdapter:
             await session.transport.stop(drain)
         else:
             await drain()
+        if session.identifying is not None:
+            session.identifying.cancel()
+            await asyncio.gather(session.identifying, return_exceptions=True)
         await session.names.close()
         await session.rest.close()
 
@@ -174,15 +180,22 @@ class FeishuAdapter:
         await supervisor.start()
 
     async def _identify(self) -> None:
-        """Ask who the bot is, unless it is known: needed to tell its own messages and mentions from others'."""
-        if self._bot.open_id or self._session is None:
+        """Ask who the bot is, unless it is known: needed to tell its own messages and mentions from others'. What is not told now is asked for again, apart from the connection."""
+        session = self._session
+        if self._bot.open_id or session is None:
             return
         try:
-            answer = await self._session.rest.call("GET", "/open-apis/bot/v3/info")
+            self._bot = replace(self._bot, open_id=await _bot_id(session.rest))
         except ApiError as error:
             log.warning("feishu.bot_unknown", problem=str(error), remedy="Enable the bot ability of the app and publish a version.")
-            return
-        self._bot = replace(self._bot, open_id=str((answer.get("bot") or {}).get("open_id") or ""))
+            if session.identifying is None:
+                session.identifying = asyncio.create_task(self._identify_later(session.rest), name="feishu-identity")
+
+    async def _identify_later(self, rest: Rest) -> None:
+        while not self._bot.open_id:
+            await self._clock.sleep(IDENTITY_RETRY_SECONDS)
+            with contextlib.suppress(ApiError):
+                self._bot = replace(self._bot, open_id=await _bot_id(rest))
 
     async def _deliver(self, payload: bytes) -> None:
         """One event off the wire; returns when it is stored. The order of calls is kept: nothing is awaited before the event stands in its lane."""
@@ -206,6 +219,12 @@ class FeishuAdapter:
         if self._session is None:
             raise SendError(PLATFORM, "the adapter is not started")
         return self._session
+
+
+async def _bot_id(rest: Rest) -> str:
+    """The bot's open_id. Raises ApiError."""
+    answer = await rest.call("GET", "/open-apis/bot/v3/info")
+    return str((answer.get("bot") or {}).get("open_id") or "")
 
 
 async def _chat_admins(rest: Rest, chat_id: str) -> frozenset[str]:

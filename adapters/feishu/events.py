@@ -143,7 +143,7 @@ def _is_own(sender: Mapping[str, Any], sender_id: str, bot: BotIdentity) -> bool
     if bot.open_id and sender_id:
         return sender_id == bot.open_id
     # As long as the bot does not know its own id, no app is listened to: an echo that is answered would be a loop.
-    return sender.get("sender_type") == "app"
+    return sender.get("sender_type") in ("app", "bot")
 
 
 def _conversation(fields: Mapping[str, Any]) -> ConversationKey | None:

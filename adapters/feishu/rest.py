@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 INVALID_TOKEN_CODES = frozenset({99991661, 99991663, 99991664, 99991668, 99991671})
 RATE_LIMIT_CODES = frozenset({99991400, 230020, 11232, 11233})
-SERVER_ERROR_CODES = frozenset({1, 2200, 55001, 1000040343})  # 1: the endpoint of the long connection is busy
+SERVER_ERROR_CODES = frozenset({1, 2200, 55001, 1000040343, 230049})  # 1: the endpoint of the long connection is busy; 230049: an earlier attempt is still being sent
 MISSING_SCOPE_CODES = frozenset({99991672, 99991679})
 BAD_CREDENTIAL_CODES = frozenset({10003, 10014, 10015, 514, 1000040344})
 

@@ -97,7 +97,7 @@ class Sender:
             try:
                 return await self._rest.call(method, uri, paths=paths, body=body)
             except ApiError as error:
-                wait = error.retry_after if error.retry_after is not None else backoff * self._jitter.uniform(1.0, 1.5)
+                wait = max(error.retry_after or 0.0, backoff * self._jitter.uniform(1.0, 1.5))  # a platform that names no time, or 0, is not to be asked at once
                 if not error.transient:
                     raise SendError(PLATFORM, _explained(error), permanent=True) from None
                 if attempt == ATTEMPTS or self._rest.closed or wait > LONGEST_WAIT_SECONDS:

@@ -162,7 +162,7 @@ class Supervisor:
         if isinstance(error, ApiError) and not error.transient:
             return REFUSED_BACKOFF_SECONDS * self._jitter.uniform(0.8, 1.2)
         named = error.retry_after if isinstance(error, ApiError) else None
-        backoff = float(min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2**failures))
+        backoff = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures, 20))  # after a day without a network the power would overflow
         return max(named or 0.0, backoff * self._jitter.uniform(0.5, 1.0))
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from typing import Any
 
 import pytest
 import structlog
 from pydantic import SecretStr
 
 from adapters.feishu.adapter import FeishuAdapter
+from adapters.feishu.rest import ApiError, Rest
+from adapters.feishu.supervisor import Supervisor
 from core.errors import ConfigError
 from tests.adapters.feishu.conftest import Running
-from tests.adapters.feishu.loopback import Failure, LoopbackFeishu
+from tests.adapters.feishu.loopback import APP_ID, BOT_OPEN_ID, Failure, LoopbackFeishu
 from tests.adapters.feishu.payloads import golden, text_event
 from tests.adapters.feishu.wires import section
 from tests.adapters.manual_clock import ManualClock, eventually
@@ -201,6 +204,53 @@ async def test_a_platform_that_is_down_at_the_start_is_found_later(feishu: Loopb
     await eventually(lambda: adapter.health().connected, tick=lambda: clock.advance(1.0))
     await feishu.push("f1", text_event("m1"))
     await eventually(lambda: sink.ids() == ["m1"], tick=lambda: clock.advance(0.1))
+    stopping = asyncio.create_task(adapter.stop())
+    await eventually(stopping.done, tick=lambda: clock.advance(1.0))
+
+
+class Offline(Rest):
+    """No network, as long as ``offline``."""
+
+    offline = True
+    attempts = 0
+
+    async def endpoint(self) -> tuple[str, dict[str, Any]]:
+        self.attempts += 1
+        if self.offline:
+            raise ApiError(ENDPOINT, "not reachable")
+        return await super().endpoint()
+
+
+async def test_days_without_a_network_are_survived(feishu: LoopbackFeishu) -> None:
+    """The thousandth attempt comes after a day."""
+
+    async def nothing(*_: object) -> None: ...
+
+    clock = ManualClock()
+    rest = Offline(section(feishu), clock)
+    supervisor = Supervisor(APP_ID, rest, clock, nothing, nothing, nothing)
+    try:
+        await supervisor.start()
+        with structlog.testing.capture_logs():
+            await clock.advance(3 * 86_400)
+        assert rest.attempts > 1100
+        rest.offline = False
+        await eventually(lambda: supervisor.connected, tick=lambda: clock.advance(10.0))
+    finally:
+        await supervisor.stop(nothing)
+        await rest.close()
+
+
+async def test_who_the_bot_is_is_asked_again_until_it_is_told(feishu: LoopbackFeishu) -> None:
+    feishu.failures["/open-apis/bot"] = [Failure(502, text="<html>")] * 2
+    clock, sink = ManualClock(), RecordingSink()
+    adapter = FeishuAdapter(section(feishu), clock)
+    await adapter.start(sink)
+    assert adapter.health().connected
+    await eventually(lambda: adapter.bot_id == BOT_OPEN_ID, tick=lambda: clock.advance(5.0))
+    assert feishu.connections == 1
+    await feishu.push("f1", golden("text_mentions_bot"))
+    await eventually(lambda: [message.text for message in sink.messages] == ["/dj help"], tick=lambda: clock.advance(0.1))
     stopping = asyncio.create_task(adapter.stop())
     await eventually(stopping.done, tick=lambda: clock.advance(1.0))
 

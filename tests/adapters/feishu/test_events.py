@@ -104,7 +104,10 @@ def test_what_is_not_for_us_is_ignored_with_a_reason(name: str, reason: Ignored)
 
 
 def test_no_app_is_listened_to_until_the_bot_knows_itself() -> None:
-    assert parsed(golden("own"), BotIdentity("cli_test")) is Ignored.OWN
+    for sender_type in ("app", "bot"):
+        echo = golden("own")
+        echo["event"]["sender"]["sender_type"] = sender_type
+        assert parsed(echo, BotIdentity("cli_test")) is Ignored.OWN
 
 
 def test_events_of_the_group() -> None:

@@ -109,6 +109,23 @@ async def test_a_limit_without_a_time_backs_off_longer_each_time(running: Runnin
     assert running.clock.monotonic() - started >= 1 + 2 + 4
 
 
+async def test_a_platform_that_names_no_wait_at_all_is_not_asked_again_at_once(running: Running) -> None:
+    running.feishu.failures[MESSAGES] = [Failure(429, 0, text="slow down", headers={"Retry-After": "0"})] * 10
+    started = running.clock.monotonic()
+    with pytest.raises(SendError) as caught:
+        await running.finish(running.adapter.send(reply()), 0.25)
+    assert caught.value.retry_after
+    assert len(sends(running)) == 4
+    assert running.clock.monotonic() - started >= 1 + 2 + 4
+
+
+async def test_a_reply_whose_earlier_attempt_is_still_being_sent_is_not_refused(running: Running) -> None:
+    """The answer to the first attempt did not come in time: given up here, a reply that the group sees could never be taken back."""
+    running.feishu.failures[MESSAGES] = [Failure(504, text="<html>"), Failure(400, 230049)]
+    assert await running.finish(running.adapter.send(reply(reply_to="om_7"))) == "om_0"
+    assert len({call.body["uuid"] for call in sends(running)}) == 1
+
+
 async def test_a_long_wait_is_left_to_the_outbox(running: Running) -> None:
     running.feishu.failures[MESSAGES] = [Failure(429, 0, text="", headers={"Retry-After": "600"})]
     with pytest.raises(SendError) as caught:
