@@ -97,4 +97,5 @@ async def open_spine(
         stack.push_async_callback(pipeline.stop)
         await pipeline.start(live=live)
         yield Spine(config, database, models, bus, inbox, questions, pipeline, groups, ingest, delivery)
+        pipeline.leave_backlog()
         await pipeline.drain()

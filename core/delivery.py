@@ -62,7 +62,7 @@ class Outbox(Protocol):
     """Durable queue of replies. All methods raise StorageError."""
 
     async def enqueue(self, reply: OutgoingReply) -> bool:
-        """False, and nothing happens, when the idempotency key was queued before."""
+        """False, and nothing happens, when the idempotency key was queued before, or a message that the reply was made of was erased meanwhile."""
 
     async def get(self, key: str) -> object | None:
         """What is known of an idempotency key, or None."""
@@ -92,7 +92,7 @@ class ReplyQueue(Protocol):
     """Where replies are handed in."""
 
     async def enqueue(self, reply: OutgoingReply) -> bool:
-        """Queue a reply durably. False when its idempotency key was queued before. Raises StorageError."""
+        """Queue a reply durably. False when its idempotency key was queued before, or a message that it was made of was erased meanwhile. Raises StorageError."""
 
     async def known(self, key: str) -> bool:
         """Whether a reply of this idempotency key was ever queued. Raises StorageError."""

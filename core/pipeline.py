@@ -30,6 +30,9 @@ from core.retries import RetrySchedule
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
+LONGEST_NAP = 60.0
+"""Seconds after which the merge timer looks at the time again: a machine that starts with a wrong time is set right while it sleeps."""
+
 
 @dataclass(slots=True)
 class Counts:
@@ -83,6 +86,7 @@ class Pipeline:
         self._to_judge: asyncio.Queue[Question] = asyncio.Queue(self.settings.queue_size)
         self._to_resolve: asyncio.Queue[tuple[Question, Verdict]] = asyncio.Queue(self.settings.queue_size)
         self._tasks: list[asyncio.Task[None]] = []
+        self._backlog: asyncio.Task[None] | None = None
         self._already_merged: set[str] = set()
         self._retries = RetrySchedule(self._clock)
         self._timer_wake = asyncio.Event()
@@ -96,17 +100,30 @@ class Pipeline:
         """Take up what an earlier run left open, then work. ``live``: close utterances by the clock, not only by later messages."""
         for worker in (self._record_waiting, self._judge_waiting, self._resolve_waiting, self._retry_failed):
             self._tasks.append(asyncio.create_task(worker(), name=worker.__name__))
-        await self._recover()
+        left = await self._recover()
         if live:
-            self._tasks.append(asyncio.create_task(self._close_by_clock(), name="merge timer"))
+            self._backlog = asyncio.create_task(self._guarded("storage", partial(self._take_up_slowly, left)), name="backlog")
+            self._tasks += [asyncio.create_task(self._close_by_clock(), name="merge timer"), self._backlog]
+        else:
+            await self._take_up_slowly(left)
 
-    async def _recover(self) -> None:
+    async def _recover(self) -> list[str]:
+        """Merge again what no utterance holds. Returns the ids of the questions that wait for a model."""
         unmerged, unfinished = await self.inbox.unmerged(), await self.questions.unfinished()
         self._already_merged = set(unmerged.merged)
         for message in unmerged.messages:
             if self._is_ours(message.conversation):
                 await self.bus.publish(MessageStored(message, live=False))
-        await self._take_up([entry for entry in unfinished if self._is_ours(entry.question.conversation)])
+        waits_for = {True: self.gate, False: self.resolver}
+        return [entry.question.id for entry in unfinished if self._is_ours(entry.question.conversation) and waits_for[entry.verdict is None] is not None]
+
+    async def _take_up_slowly(self, ids: Sequence[str]) -> None:
+        """A few at a time, as they stand in the log by then: a start does not wait until slow models are through with them, nor do questions that are asked meanwhile."""
+        few = self.settings.judge_together
+        for start in range(0, len(ids), few):
+            await self._take_up(await self.questions.unfinished(ids[start : start + few]))
+            await self._to_judge.join()
+            await self._to_resolve.join()
 
     async def _take_up(self, unfinished: Sequence[UnfinishedQuestion]) -> None:
         for entry in unfinished:
@@ -119,13 +136,20 @@ class Pipeline:
         return self.settings.platforms is None or conversation.platform in self.settings.platforms
 
     async def drain(self) -> None:
-        """Wait until every message seen so far is through all stages. Utterances that are still open stay open."""
+        """Wait until every message seen so far, and what an earlier run left, is through all stages. Utterances that are still open stay open."""
+        if self._backlog is not None:
+            await asyncio.wait([self._backlog])
         while True:
             await self.bus.drain()
             for queue in (self._to_record, self._to_judge, self._to_resolve):
                 await queue.join()
             if self.bus.idle and not any(self.waiting.values()):
                 return
+
+    def leave_backlog(self) -> None:
+        """Take up no more of what an earlier run left: the next start does."""
+        if self._backlog is not None:
+            self._backlog.cancel()
 
     async def flush(self) -> None:
         """Close all open utterances (the end of a replay), and drain."""
@@ -175,7 +199,8 @@ class Pipeline:
         waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._timer_wake.wait())]
         deadline = self.merger.next_deadline()
         if deadline is not None:
-            waits.append(asyncio.ensure_future(self._clock.sleep((deadline - self._clock.now()).total_seconds() + 0.01)))
+            left = (deadline - self._clock.now()).total_seconds() + 0.01
+            waits.append(asyncio.ensure_future(self._clock.sleep(min(left, LONGEST_NAP))))
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -203,13 +228,11 @@ class Pipeline:
                 self._to_record.task_done()
 
     async def _record(self, batch: Sequence[tuple[Utterance, Question | None]]) -> None:
-        await self.questions.record_many(batch)
-        for _, question in batch:
-            if question is not None:
-                self.counts.questions += 1
-                self.bus.publish_result(QuestionAsked(question))
-                if self.gate is not None:
-                    await self._to_judge.put(question)
+        for question in await self.questions.record_many(batch):
+            self.counts.questions += 1
+            self.bus.publish_result(QuestionAsked(question))
+            if self.gate is not None:
+                await self._to_judge.put(question)
 
     # --- judging and resolving
 
@@ -254,7 +277,7 @@ class Pipeline:
         except PromptTooLongError as error:  # it would be so every time
             log.warning("question_too_long", backend=error.backend, problem=error.problem, effect="it goes on unresolved")
             resolution = Resolution(None, None, 0.0, error.backend, "", RefusalReason.BACKEND_FAILED)
-        await self.questions.resolved(question.id, resolution)
+        resolution = await self.questions.resolved(question.id, resolution, question.context)
         if resolution.rewrite is not None:
             self.counts.resolved += 1
         self.bus.publish_result(QuestionResolved(question, verdict, resolution))
@@ -286,7 +309,7 @@ class Pipeline:
 
     async def _retry(self, due: set[str]) -> None:
         # Only those that failed: whatever else is unfinished waits in a queue already, and would be judged twice.
-        again = [entry for entry in await self.questions.unfinished() if entry.question.id in due]
+        again = await self.questions.unfinished(due)
         for erased in due.difference(entry.question.id for entry in again):
             self._retries.succeeded(erased)
         log.info("questions_taken_up", questions=len(again))

@@ -7,13 +7,13 @@ language models inside ``core`` and are ports only so that a pipeline can be wir
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
-from core.messages import ConversationKey, GateVersion, Message, Question, Recall, Resolution, Utterance, Verdict
+from core.messages import ContextLine, ConversationKey, GateVersion, Message, Question, Recall, Resolution, Utterance, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,17 +158,23 @@ class ResolvedQuestion(UnfinishedQuestion, Protocol):
 class QuestionLog(Protocol):
     """Durable log of utterances, questions, verdicts and rewrites."""
 
-    async def record_many(self, entries: Sequence[tuple[Utterance, Question | None]]) -> None:
-        """Mark the messages of each utterance as merged and store its question, if any, all in one transaction. Idempotent on ``utterance.id``."""
+    async def record_many(self, entries: Sequence[tuple[Utterance, Question | None]]) -> Sequence[Question]:
+        """Mark the messages of each utterance as merged and store its question, if any, all in one transaction. Idempotent on ``utterance.id``.
 
-    async def unfinished(self) -> Sequence[UnfinishedQuestion]:
-        """Questions whose last step is not recorded, oldest first: without a verdict (None), or with one that needs a resolution and no recorded rewrite."""
+        Returns the questions as they stand in the log: without those, and without those context lines, that were erased on their way here.
+        """
+
+    async def unfinished(self, among: Collection[str] | None = None) -> Sequence[UnfinishedQuestion]:
+        """Questions whose last step is not recorded, oldest first: without a verdict (None), or with one that needs a resolution and no recorded rewrite.
+
+        ``among``: only those of these ids.
+        """
 
     async def judged(self, question_id: str, verdict: Verdict) -> None:
         """Append a verdict and make it the current one."""
 
-    async def resolved(self, question_id: str, resolution: Resolution) -> None:
-        """Append a rewrite (accepted or refused)."""
+    async def resolved(self, question_id: str, resolution: Resolution, seen: Sequence[ContextLine] = ()) -> Resolution:
+        """Append a rewrite (accepted or refused). Returns it as it is stored: without words of those lines among ``seen``, which it was made of, that were erased meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +209,7 @@ class Health:
 @dataclass(frozen=True, slots=True)
 class OutgoingReply:
     """A reply on its way to a group. ``idempotency_key`` is the same for each attempt; ``reply_to`` quotes a message of the group. Its
-    age counts from ``asked_at``, the time of the question; None: from when it is queued."""
+    age counts from ``asked_at``, the time of the question; None: from when it is queued. ``made_of``: ids of the messages whose words it may show."""
 
     conversation: ConversationKey
     text: str
@@ -211,6 +217,7 @@ class OutgoingReply:
     reply_to: str | None = None
     mention: str | None = None
     asked_at: datetime | None = None
+    made_of: tuple[str, ...] = ()
 
 
 class Announcements(Protocol):

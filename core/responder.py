@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from enum import StrEnum
+from functools import partial
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
@@ -103,7 +104,7 @@ class Responder:
         self._observe, self._clock = observe, clock or SystemClock()
         self._limits = HourlyLimits()
         self._slots = asyncio.Semaphore(ANSWERED_AT_ONCE)
-        self._under_way: dict[str, tuple[Question, asyncio.Task[None]]] = {}
+        self._under_way: dict[str, tuple[Question, asyncio.Task[Result]]] = {}
         self._resting: set[str] = set()
         self._recalled: deque[tuple[ConversationKey, str]] = deque(maxlen=RECALLS_REMEMBERED)
         self.counts: Counter[Result] = Counter()
@@ -155,12 +156,14 @@ class Responder:
             self._count(refusal, question)
             return
         assert said is not None
-        self._under_way[question.id] = (question, asyncio.create_task(self._carry_out(question, mode, said, self._clock.now()), name="answer"))
+        task = asyncio.create_task(self._persist(question, mode, said), name="answer")
+        self._under_way[question.id] = (question, task)
+        task.add_done_callback(partial(self._done, question, self._clock.now()))  # also where it is cancelled before it has begun
 
     async def _refusal(self, question: Question, mode: ReplyMode, said: str | None) -> Result | None:
         """Why there is no reply, or None; then one reply of the hour's limits is taken."""
         now = self._clock.now()
-        if mode is ReplyMode.OFF or not self._groups.enabled(question.conversation):
+        if mode is ReplyMode.OFF or not self._works_in(question.conversation):
             return Result.SWITCHED_OFF
         if said is None or (mode is ReplyMode.ANSWER and self._answers is None):
             return Result.NOTHING_TO_SAY
@@ -177,26 +180,31 @@ class Responder:
             return Result.LIMITED
         return None
 
+    def _works_in(self, conversation: ConversationKey) -> bool:
+        """An earlier run may have worked in groups that the config does not name any more."""
+        return self._groups.allowed(conversation) and self._groups.enabled(conversation)
+
     def _passed(self, question: Question, mode: ReplyMode) -> Result | None:
         """Whether the moment for a reply has passed: its group was switched meanwhile, it is late, or night has come."""
-        if self._groups.reply_mode(question.conversation) is not mode or not self._groups.enabled(question.conversation):
+        if self._groups.reply_mode(question.conversation) is not mode or not self._works_in(question.conversation):
             return Result.SWITCHED_OFF
         if self._clock.now() - question.asked_at > self._rules.max_age:
             return Result.TOO_OLD
         return Result.QUIET_HOURS if self._rules.is_quiet(self._clock.now()) else None
 
-    async def _carry_out(self, question: Question, mode: ReplyMode, said: str, taken_at: datetime) -> None:
-        result = Result.FAILED
-        try:
-            result = await self._persist(question, mode, said)
-        except asyncio.CancelledError:
+    def _done(self, question: Question, taken_at: datetime, task: asyncio.Task[Result]) -> None:
+        self._under_way.pop(question.id, None)
+        if task.cancelled():
             result = Result.WITHDRAWN
-            raise
-        finally:
-            self._under_way.pop(question.id, None)
-            if result is not Result.REPLIED:
-                self._limits.give_back(taken_at, *self._limit_keys(question.conversation, question.sender_id))
-            self._count(result, question)
+        elif (error := task.exception()) is not None:
+            log.error("reply_failed", error=type(error).__name__, question=question.id)
+            log.debug("reply_failed_detail", question=question.id, detail=str(error))
+            result = Result.FAILED
+        else:
+            result = task.result()
+        if result is not Result.REPLIED:
+            self._limits.give_back(taken_at, *self._limit_keys(question.conversation, question.sender_id))
+        self._count(result, question)
 
     async def _persist(self, question: Question, mode: ReplyMode, said: str) -> Result:
         """Compose and queue the reply; what fails is tried again as long as the reply would not come too late."""
@@ -225,8 +233,10 @@ class Responder:
         if (passed := self._passed(question, mode)) is not None:
             return passed
         reply_to = question.message_ids[-1] if question.message_ids else None
-        queued = await self._replies.enqueue(OutgoingReply(question.conversation, text, _key(question), reply_to, question.sender_id or None, question.asked_at))
-        return Result.REPLIED if queued else Result.ALREADY_REPLIED
+        made_of = tuple(_made_of(question))
+        if await self._replies.enqueue(OutgoingReply(question.conversation, text, _key(question), reply_to, question.sender_id or None, question.asked_at, made_of)):
+            return Result.REPLIED
+        return Result.ALREADY_REPLIED if await self._replies.known(_key(question)) else Result.WITHDRAWN
 
     async def _compose(self, question: Question, mode: ReplyMode, said: str) -> str | None:
         """The reply: the question with its resolved form ``said``, or the answer to ``said``; None when the service has none. Raises BackendError."""
@@ -252,7 +262,7 @@ class Responder:
                 task.cancel()
 
     def _is_withdrawn(self, question: Question) -> bool:
-        ids = {*question.message_ids, *(line.message_id for line in question.context)}
+        ids = _made_of(question)
         return any(conversation == question.conversation and message_id in ids for conversation, message_id in self._recalled)
 
     def _count(self, result: Result, question: Question) -> None:
@@ -266,6 +276,11 @@ class Responder:
 
 def _key(question: Question) -> str:
     return f"{REPLY_PREFIX}{question.id}"
+
+
+def _made_of(question: Question) -> set[str]:
+    """Ids of the messages whose words a reply to it may show."""
+    return {*question.message_ids, *(line.message_id for line in question.context if line.message_id)}
 
 
 def _shortened(text: str) -> str:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Dialect
 
 from storage.engine import stored_among
+from storage.models import messages
 
 Statement = sa.Insert | sa.Update
 
@@ -34,6 +35,7 @@ def execute_many(connection: Connection, statement: Statement, rows: Sequence[di
 
 MessageKey = tuple[str, str, str]
 """Platform, chat id, message id: what is unique in the inbox."""
+STANDING = messages.c.recalled_at.is_(None)
 
 
 def stored_messages(connection: Connection, keys: Iterable[MessageKey], *conditions: sa.ColumnElement[bool]) -> set[MessageKey]:

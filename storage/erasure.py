@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -13,9 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from core.delivery import NOTICE_PREFIX, REPLY_PREFIX
-from core.messages import ConversationKey, MessageKind, Recall, RefusalReason
+from core.messages import ContextLine, ConversationKey, MessageKind, Recall, RefusalReason, Resolution
 from storage.engine import insert_new
 from storage.models import adjudications, labels, messages, questions, replies, review_queue, rewrites
+
+MAY_COME_AGAIN = timedelta(days=2)
+"""Platforms push a message again hours later, and after each new connection: what a member wanted forgotten must not come back with it."""
 
 _PAGE = 200
 _CHUNK = 500
@@ -25,6 +28,16 @@ _KEEP_LINES = (
     .where(questions.c.id == sa.bindparam("in_question"))
     .values(context=sa.bindparam("lines", type_=questions.c.context.type), quotes_unseen=sa.or_(questions.c.quotes_unseen, sa.bindparam("quote_gone", type_=sa.Boolean())))
 )
+_MARK: dict[str, Any] = {
+    "sender_id": "",
+    "sender_name": "",
+    "kind": MessageKind.OTHER.value,
+    "text": "",
+    "mentions": None,
+    "reply_to": None,
+    "thread_id": None,
+    "utterance_id": None,
+}
 _BLANK_LABEL: dict[str, Any] = {"rewrite": None}
 _BLANK_REWRITE: dict[str, Any] = {"candidate": None, "rewrite": None, "invented": [], "reason": RefusalReason.NO_CONTEXT.value}
 # Table, its key, the columns that may hold words of the context, and what they become.
@@ -80,8 +93,8 @@ def recall_message(connection: Connection, recall: Recall, now: datetime) -> boo
     return True
 
 
-def forget_member(connection: Connection, platform: str, sender_id: str) -> int:
-    """Delete all messages and questions of a member and what was derived of them. Returns the number of messages."""
+def forget_member(connection: Connection, platform: str, sender_id: str, now: datetime) -> int:
+    """Delete all messages and questions of a member and what was derived of them; of what may come again a mark is left. Returns the number of messages."""
     by_chat: dict[str, Erased] = {}
     own = (messages.c.platform == platform, messages.c.sender_id == sender_id)
     rows = connection.execute(sa.select(messages.c.chat_id, messages.c.message_id, messages.c.sender_id, messages.c.sender_name, messages.c.text).where(*own)).all()
@@ -90,6 +103,7 @@ def forget_member(connection: Connection, platform: str, sender_id: str) -> int:
     connection.execute(sa.delete(questions).where(questions.c.platform == platform, questions.c.sender_id == sender_id))
     for erased in by_chat.values():
         erase_derived(connection, erased)
+    connection.execute(sa.update(messages).where(*own, messages.c.received_at >= now - MAY_COME_AGAIN).values(recalled_at=now, **_MARK))
     connection.execute(sa.delete(messages).where(*own))
     _forget_mentions(connection, platform, sender_id)
     return len(rows)
@@ -167,6 +181,17 @@ def _erase_borrowed(connection: Connection, losses: dict[str, _Loss]) -> None:
             _blank_replies(connection, replies.c.idempotency_key.in_([f"{REPLY_PREFIX}{row['question']}" for row in borrowing]))
 
 
+def without_erased(resolution: Resolution, seen: Sequence[ContextLine], question: Any | None) -> Resolution:
+    """``resolution`` without words of those lines among ``seen``, which it was made of, that its ``question`` (a row of text and context; None: erased itself) has lost since."""
+    if question is not None:
+        kept = {(line["message_id"], line["text"]) for line in question.context}
+        gone = "\n".join(line.text for line in seen if (line.message_id, line.text) not in kept)
+        loss = _Loss(question.text, gone, f"{question.text}\n{_texts(question.context)}")
+        if not gone or not any(map(loss.shows_in, (resolution.candidate, resolution.rewrite))):
+            return resolution
+    return replace(resolution, candidate=None, rewrite=None, invented=(), reason=RefusalReason.NO_CONTEXT)
+
+
 def _texts(lines: Iterable[dict[str, Any]]) -> str:
     return "\n".join(line["text"] for line in lines)
 
@@ -213,19 +238,8 @@ def _json_piece(text: str) -> str:
 
 
 def _leave_mark(connection: Connection, recall: Recall, now: datetime) -> None:
-    mark = {
-        "platform": recall.platform,
-        "chat_id": recall.chat_id,
-        "message_id": recall.message_id,
-        "sender_id": "",
-        "sender_name": "",
-        "kind": MessageKind.OTHER.value,
-        "text": "",
-        "sent_at": recall.at,
-        "received_at": now,
-        "recalled_at": recall.at,
-    }
-    connection.execute(insert_new(connection.dialect.name, messages), [mark])
+    which = {"platform": recall.platform, "chat_id": recall.chat_id, "message_id": recall.message_id}
+    connection.execute(insert_new(connection.dialect.name, messages), [{**_MARK, **which, "sent_at": recall.at, "received_at": now, "recalled_at": recall.at}])
 
 
 def _chunks(values: Sequence[str]) -> Iterable[Sequence[str]]:

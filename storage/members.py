@@ -64,7 +64,7 @@ class SqlMembers:
         return [None] * len(wishes)
 
     def _forget(self, connection: Connection, wishes: Sequence[Member]) -> list[int]:
-        return [forget_member(connection, platform, sender_id) for platform, sender_id in wishes]
+        return [forget_member(connection, platform, sender_id, self._database.now()) for platform, sender_id in wishes]
 
     def _erase_older(self, connection: Connection, ages: Sequence[timedelta]) -> list[int]:
         return [erase_before(connection, self._database.now() - age) for age in ages]

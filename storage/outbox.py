@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 
 from core.messages import ConversationKey
 from core.ports import OutgoingReply
+from storage.bulk import STANDING, MessageKey, stored_messages
 from storage.engine import Database, insert_new
 from storage.models import replies
 
@@ -74,7 +75,7 @@ class SqlOutbox:
         self._database = database
 
     async def enqueue(self, reply: OutgoingReply) -> bool:
-        """Queue a reply. False, and nothing happens, when its idempotency key was queued before."""
+        """Queue a reply. False, and nothing happens, when its idempotency key was queued before, or a message that it was made of was erased meanwhile."""
         return await self._database.writer.submit(self._enqueue, reply)
 
     async def claim(self, platform: str, limit: int = 20, lease: timedelta = timedelta(seconds=60), chat_id: str | None = None, without: Collection[str] = ()) -> list[QueuedReply]:
@@ -144,8 +145,12 @@ class SqlOutbox:
 
     def _enqueue(self, connection: Connection, items: Sequence[OutgoingReply]) -> list[bool]:
         now = self._database.now()
+        standing = stored_messages(connection, {key for reply in items for key in _made_of(reply)}, STANDING)
         answers = []
         for reply in items:
+            if not standing.issuperset(_made_of(reply)):
+                answers.append(False)
+                continue
             row = {
                 "idempotency_key": reply.idempotency_key,
                 "platform": reply.conversation.platform,
@@ -196,6 +201,10 @@ class SqlOutbox:
 
 def _pending(platform: str) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
     return replies.c.platform == platform, replies.c.state == ReplyState.PENDING.value
+
+
+def _made_of(reply: OutgoingReply) -> list[MessageKey]:
+    return [(*reply.conversation, message_id) for message_id in reply.made_of]
 
 
 def _queued(row: sa.Row[Any]) -> QueuedReply:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -12,15 +12,15 @@ from sqlalchemy.engine import Connection, Row
 
 from core.delivery import REPLY_PREFIX
 from core.messages import ContextLine, ConversationKey, Question, RefusalReason, Resolution, Utterance, Verdict
-from storage.bulk import execute_many, stored_messages
+from storage.bulk import STANDING, execute_many, stored_messages
 from storage.engine import Database, insert_new
+from storage.erasure import without_erased
 from storage.labels import Label, consensus_of
 from storage.models import labels, messages, questions, replies, rewrites, verdicts
 
 _UNJUDGED, _UNRESOLVED, _DONE = "unjudged", "unresolved", "done"
 _PAGE = 500
 _CHUNK = 500
-_STANDING = messages.c.recalled_at.is_(None)
 
 _MERGE = (
     sa.update(messages)
@@ -68,18 +68,21 @@ class SqlQuestionLog:
         """
         await self._database.writer.submit(self._record, (utterance, question), len(utterance.messages))
 
-    async def record_many(self, entries: Sequence[tuple[Utterance, Question | None]]) -> None:
-        """As :meth:`record` for each, in one transaction: all or nothing."""
-        if entries:
-            await self._database.writer.submit(self._record_many, entries, sum(len(utterance.messages) for utterance, _ in entries))
+    async def record_many(self, entries: Sequence[tuple[Utterance, Question | None]]) -> list[Question]:
+        """As :meth:`record` for each, in one transaction: all or nothing. Returns the questions as they are stored."""
+        if not entries:
+            return []
+        return await self._database.writer.submit(self._record_many, entries, sum(len(utterance.messages) for utterance, _ in entries))
 
     async def unjudged(self) -> list[Question]:
         """Questions whose last step (verdict, or resolution of one that needs it) is not recorded, oldest first."""
         return [logged.question for logged in await self.unfinished()]
 
-    async def unfinished(self) -> list[LoggedQuestion]:
-        """As :meth:`unjudged`, with the verdict where there is one already: such a question only waits for its rewrite."""
-        return [logged async for logged in self._pages(questions.c.status != _DONE, live=True)]
+    async def unfinished(self, among: Collection[str] | None = None) -> list[LoggedQuestion]:
+        """As :meth:`unjudged`, with the verdict where there is one already: such a question only waits for its rewrite. ``among``: only those of these ids."""
+        ids = None if among is None else sorted(among)
+        chunks = [[]] if ids is None else [[questions.c.id.in_(ids[start : start + _CHUNK])] for start in range(0, len(ids), _CHUNK)]
+        return [logged for chunk in chunks async for logged in self._pages(questions.c.status != _DONE, *chunk, live=True)]
 
     async def unanswered(self, platforms: Collection[str], since: datetime) -> list[LoggedQuestion]:
         """Questions of ``platforms`` that were asked at ``since`` or later, are through all their steps, and to which no reply was ever queued, oldest first."""
@@ -91,9 +94,12 @@ class SqlQuestionLog:
         """Append a verdict and make it the current one. Nothing happens when the question was erased meanwhile."""
         await self._database.writer.submit(self._judged, (question_id, verdict))
 
-    async def resolved(self, question_id: str, resolution: Resolution) -> None:
-        """Append a rewrite (accepted or refused) and make it the current one. Nothing happens when the question was erased meanwhile."""
-        await self._database.writer.submit(self._resolved, (question_id, resolution))
+    async def resolved(self, question_id: str, resolution: Resolution, seen: Sequence[ContextLine] = ()) -> Resolution:
+        """Append a rewrite (accepted or refused) and make it the current one. Nothing happens when the question was erased meanwhile.
+
+        Returns it as it is stored: without words of those lines among ``seen``, which it was made of, that were erased meanwhile.
+        """
+        return await self._database.writer.submit(self._resolved, (question_id, resolution, seen))
 
     async def get(self, question_id: str) -> LoggedQuestion | None:
         """One question, or None."""
@@ -152,23 +158,21 @@ class SqlQuestionLog:
                 return
             last = (page[-1].asked_at, page[-1].id)
 
-    def _record(self, connection: Connection, entries: Sequence[tuple[Utterance, Question | None]]) -> list[None]:
+    def _record(self, connection: Connection, entries: Sequence[tuple[Utterance, Question | None]]) -> list[Question | None]:
         merged = [
             {"in_platform": message.platform, "in_chat": message.chat_id, "in_message": message.message_id, "utterance": utterance.id}
             for utterance, _ in entries
             for message in utterance.messages
         ]
         execute_many(connection, _MERGE, merged)
-        asked = [question for _, question in entries if question is not None]
-        if asked:
-            rows = _storable(connection, asked, self._database.now())
-            if rows:
-                execute_many(connection, insert_new(connection.dialect.name, questions), rows)
-        return [None] * len(entries)
+        now = self._database.now()
+        asked = _standing(connection, [question for _, question in entries if question is not None])
+        execute_many(connection, insert_new(connection.dialect.name, questions), [_question_row(question, now) for question in asked.values()])
+        return [None if question is None else asked.get(question.id) for _, question in entries]
 
-    def _record_many(self, connection: Connection, batches: Sequence[Sequence[tuple[Utterance, Question | None]]]) -> list[None]:
-        self._record(connection, [entry for batch in batches for entry in batch])
-        return [None] * len(batches)
+    def _record_many(self, connection: Connection, batches: Sequence[Sequence[tuple[Utterance, Question | None]]]) -> list[list[Question]]:
+        stored = iter(self._record(connection, [entry for batch in batches for entry in batch]))
+        return [[question for _, question in zip(batch, stored, strict=False) if question is not None] for batch in batches]
 
     def _judged(self, connection: Connection, items: Sequence[tuple[str, Verdict]]) -> list[None]:
         present, now = _present(connection, [question_id for question_id, _ in items]), self._database.now()
@@ -183,28 +187,38 @@ class SqlQuestionLog:
             _set_status(connection, _UNRESOLVED, set(needing) - resolved)
         return [None] * len(items)
 
-    def _resolved(self, connection: Connection, items: Sequence[tuple[str, Resolution]]) -> list[None]:
-        present, now = _present(connection, [question_id for question_id, _ in items]), self._database.now()
-        rows = [{"question_id": question_id, "resolved_at": now, **_rewrite_row(resolution)} for question_id, resolution in items if question_id in present]
+    def _resolved(self, connection: Connection, items: Sequence[tuple[str, Resolution, Sequence[ContextLine]]]) -> list[Resolution]:
+        wanted = sa.select(questions.c.id, questions.c.text, questions.c.context).where(questions.c.id.in_([question_id for question_id, _, _ in items]))
+        present = {row.id: row for row in connection.execute(wanted)}
+        stored = [without_erased(resolution, seen, present.get(question_id)) for question_id, resolution, seen in items]
+        now = self._database.now()
+        rows = [{"question_id": item[0], "resolved_at": now, **_rewrite_row(resolution)} for item, resolution in zip(items, stored, strict=True) if item[0] in present]
         if rows:
             connection.execute(sa.insert(rewrites), rows)
-            _set_status(connection, _DONE, present)
-        return [None] * len(items)
+            _set_status(connection, _DONE, set(present))
+        return stored
 
 
-def _storable(connection: Connection, asked: Sequence[Question], now: datetime) -> list[dict[str, Any]]:
-    """Rows of the questions whose messages still stand in the inbox, without context lines that do not: a recall may have come while they were on their way here."""
+def _standing(connection: Connection, asked: Sequence[Question]) -> dict[str, Question]:
+    """By id, the questions whose messages still stand in the inbox, without context lines that do not: a recall may have come while they were on their way here."""
+    if not asked:
+        return {}
     wanted: dict[ConversationKey, set[str]] = {}
     for question in asked:
         wanted.setdefault(question.conversation, set()).update(question.message_ids, (line.message_id for line in question.context if line.message_id))
-    standing = stored_messages(connection, [(key.platform, key.chat_id, message_id) for key, ids in wanted.items() for message_id in ids], _STANDING)
-    rows = []
+    standing = stored_messages(connection, [(key.platform, key.chat_id, message_id) for key, ids in wanted.items() for message_id in ids], STANDING)
+    found: dict[str, Question] = {}
     for question in asked:
         platform, chat_id = question.conversation.platform, question.conversation.chat_id
         if standing.issuperset((platform, chat_id, message_id) for message_id in question.message_ids):
-            context = [line for line in question.context if not line.message_id or (platform, chat_id, line.message_id) in standing]
-            rows.append(_question_row(question, context, now))
-    return rows
+            gone = [line for line in question.context if line.message_id and (platform, chat_id, line.message_id) not in standing]
+            found[question.id] = _without(question, gone) if gone else question
+    return found
+
+
+def _without(question: Question, gone: Sequence[ContextLine]) -> Question:
+    kept = tuple(line for line in question.context if line not in gone)
+    return replace(question, context=kept, quotes_unseen=question.quotes_unseen or any(line.is_reply_target for line in gone))
 
 
 def _present(connection: Connection, ids: Sequence[str]) -> set[str]:
@@ -227,7 +241,7 @@ def _current(table: sa.Table, question_ids: Sequence[str], *conditions: sa.Colum
     return sa.select(table).where(table.c.id.in_(newest))
 
 
-def _question_row(question: Question, context: Sequence[ContextLine], now: datetime) -> dict[str, Any]:
+def _question_row(question: Question, now: datetime) -> dict[str, Any]:
     return {
         "id": question.id,
         "platform": question.conversation.platform,
@@ -237,11 +251,11 @@ def _question_row(question: Question, context: Sequence[ContextLine], now: datet
         "sender": question.sender,
         "text": question.text,
         "asked_at": question.asked_at,
-        "context": [_line_row(line) for line in context],
+        "context": [_line_row(line) for line in question.context],
         "message_ids": list(question.message_ids),
         "glossary": list(question.glossary),
         "rule": question.rule,
-        "quotes_unseen": question.quotes_unseen or any(line.is_reply_target and line not in context for line in question.context),
+        "quotes_unseen": question.quotes_unseen,
         "status": _UNJUDGED,
         "created_at": now,
     }

@@ -229,8 +229,8 @@ def locks(other: sqlite3.Connection) -> bool:
 
 
 def stored(config: Path, platform: str) -> list[str]:
-    """Ids of the stored messages of a platform, as often as they are stored."""
-    return [row[0] for row in rows(config, f"SELECT message_id FROM messages WHERE platform = '{platform}'")]
+    """Ids of the stored messages of a platform, as often as they are stored, without the marks that keep out what was forgotten."""
+    return [row[0] for row in rows(config, f"SELECT message_id FROM messages WHERE platform = '{platform}' AND sender_id != ''")]
 
 
 def database_bytes(config: Path) -> bytes:

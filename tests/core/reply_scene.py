@@ -28,7 +28,9 @@ class Scene:
         """A member asks, and the pipeline is through with it."""
         self.number += 1
         await self.house.clock.advance(0.001)
-        question = self.house.question(self.house.message(self.number, text, sender=sender), (self.house.message(900, "mmpose 真好用", sender="u9"),))
+        line, asked = self.house.message(900, "mmpose 真好用", sender="u9"), self.house.message(self.number, text, sender=sender)
+        await self.house.inbox.add([line, asked])
+        question = self.house.question(asked, (line,))
         await self.publish(question, rewrite, needs=needs, wait=wait)
         return question
 

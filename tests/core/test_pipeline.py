@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,15 @@ import pytest
 
 from core.bus import EventBus
 from core.errors import BackendError
-from core.events import MessageStored, QuestionResolved
+from core.events import MessageStored, QuestionJudged, QuestionResolved
 from core.merger import Merger
-from core.messages import Message, Question, Resolution, Verdict
+from core.messages import Message, Question, Recall, RefusalReason, Resolution, Verdict
 from core.pipeline import Pipeline, PipelineSettings
 from core.question_filter import QuestionFilter
 from storage.engine import Database, open_database
 from storage.inbox import SqlInbox
 from storage.questions import SqlQuestionLog
-from tests.adapters.manual_clock import ManualClock
+from tests.adapters.manual_clock import ManualClock, eventually
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 
@@ -32,17 +33,22 @@ def said(number: int, sender: str, text: str, seconds: float, chat: str = "g") -
 
 @dataclass
 class RuleGate:
-    """Needs resolution when the text holds 它; fails while ``broken``."""
+    """Needs resolution when the text holds 它; fails while ``broken``; answers while ``open``."""
 
     batches: list[int] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     broken: bool = False
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.open.set()
 
     async def judge(self, questions: Sequence[Question]) -> list[Verdict]:
         self.batches.append(len(questions))
         if self.broken:
             raise BackendError("rule", "is broken")
         await asyncio.sleep(0)
+        await self.open.wait()
         self.asked += [question.id for question in questions]
         return [Verdict(0.9 if "它" in question.text else 0.1, 0.5, "rule", "v1") for question in questions]
 
@@ -50,9 +56,13 @@ class RuleGate:
 
 
 class LastNameResolver:
-    """Puts the first word of the first context line in the place of 它."""
+    """Puts the first word of the first context line in the place of 它. ``meanwhile``: awaited before that."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
 
     async def resolve(self, question: Question) -> Resolution:
+        if self.meanwhile is not None:
+            await self.meanwhile()
         rewrite = question.text.replace("它", question.context[0].text.split()[0])
         return Resolution(rewrite, rewrite, 0.9, "rule", "v1")
 
@@ -131,6 +141,30 @@ async def test_without_a_gate_questions_wait_in_the_log_and_a_later_run_judges_t
     assert sorted(gate.asked) == ["test:g:m1", "test:g:m2"]
 
 
+async def test_neither_a_live_start_nor_what_is_asked_after_it_waits_for_all_that_was_left(database: Database) -> None:
+    first = await make(database, None)
+    await first.say(*(said(number, f"u{number}", f"{number} 号板子怎么刷机？", number * 100.0) for number in range(6)))
+    await first.pipeline.flush()
+    await first.stop()
+    gate, clock = RuleGate(), ManualClock(START + timedelta(seconds=1000))
+    gate.open.clear()
+    second = await asyncio.wait_for(make(database, gate, clock, queue_size=1, judge_together=1), 5)
+    await eventually(lambda: gate.batches)
+    await second.say(said(9, "x", "mmpose 支持移动端部署么？", 1000))
+    await eventually(lambda: second.pipeline.counts.questions, tick=lambda: clock.advance(10))
+    await second.inbox.recall(Recall("test", "g", "m1", START))
+    gate.open.set()
+    await eventually(lambda: len(gate.asked) > 2)
+    assert gate.asked[:3] == ["test:g:m0", "test:g:m9", "test:g:m2"]
+    second.pipeline.leave_backlog()
+    await second.pipeline.drain()
+    await second.stop()
+    third = await make(database, gate)
+    await third.pipeline.drain()
+    await third.stop()
+    assert sorted(gate.asked) == [f"test:g:m{number}" for number in (0, 2, 3, 4, 5, 9)]
+
+
 async def test_a_start_takes_up_the_open_work_of_its_own_platforms_alone(database: Database) -> None:
     """Two processes may share a database: one of them is restarted while the other is in the midst of its work."""
     first = await make(database, None)
@@ -183,6 +217,17 @@ async def test_a_live_run_closes_utterances_by_its_clock(database: Database) -> 
     await run.stop()
 
 
+async def test_a_clock_that_is_set_right_meanwhile_closes_utterances_soon(database: Database) -> None:
+    clock = ManualClock(START - timedelta(hours=2))
+    run = await make(database, RuleGate(), clock)
+    await run.say(said(1, "a", "ncnn 支持 int8 吗？", 0))
+    await eventually(lambda: clock.asleep)
+    clock._start += timedelta(hours=2)
+    await eventually(lambda: run.pipeline.counts.judged or clock.monotonic() > 120, tick=lambda: clock.advance(1))
+    assert run.pipeline.counts.judged == 1
+    await run.stop()
+
+
 async def test_a_small_queue_makes_publishers_wait_and_loses_nothing(database: Database) -> None:
     run = await make(database, RuleGate(), queue_size=2, record_together=4, judge_together=2)
     await run.say(*(said(number, f"u{number % 7}", f"问题 {number} 怎么解决？", number * 50.0) for number in range(300)))
@@ -221,4 +266,53 @@ async def test_a_question_that_comes_under_another_id_is_asked_judged_and_resolv
     assert [(row.text, row.message_ids) for row in rows] == [("mmpose 支持移动端部署么？", ("m1",)), ("怎么把它部署到 TX2？", ("m2", "copy"))]
     assert (await run.inbox.unmerged()).messages == ()
     assert len(run.resolved) == 2
+    await run.stop()
+
+
+@pytest.mark.parametrize("recalled", ["m1", "m2"])
+async def test_what_is_recalled_while_a_question_is_being_resolved_comes_back_in_no_rewrite(database: Database, recalled: str) -> None:
+    run = await make(database, RuleGate())
+    resolver = run.pipeline.resolver
+    assert isinstance(resolver, LastNameResolver)
+    resolver.meanwhile = partial(run.inbox.recall, Recall("test", "g", recalled, START))
+    await run.say(said(1, "张三", "mmpose 支持移动端部署么？", 0), said(2, "李四", "怎么把它部署到 TX2？", 90))
+    await run.pipeline.flush()
+    told = [event.resolution for event in run.resolved if event.question.id == "test:g:m2"]
+    assert [(one.candidate, one.rewrite, one.reason) if one else None for one in told] == [(None, None, RefusalReason.NO_CONTEXT)]
+    assert run.pipeline.counts.resolved == 0
+    logged = await run.log.get("test:g:m2")
+    assert (logged.resolution if logged else None) == (None if recalled == "m2" else told[0])
+    await run.stop()
+
+
+async def test_a_rewrite_without_words_of_what_is_recalled_meanwhile_stays(database: Database) -> None:
+    run = await make(database, RuleGate())
+    resolver = run.pipeline.resolver
+    assert isinstance(resolver, LastNameResolver)
+    resolver.meanwhile = partial(run.inbox.recall, Recall("test", "g", "m2", START))
+    await run.say(said(1, "张三", "mmpose 支持移动端部署么？", 0), said(2, "王五", "不知道", 80), said(3, "李四", "怎么把它部署到 TX2？", 170))
+    await run.pipeline.flush()
+    logged = await run.log.get("test:g:m3")
+    assert logged is not None
+    assert logged.resolution is not None
+    assert logged.resolution.rewrite == "怎么把mmpose部署到 TX2？"
+    await run.stop()
+
+
+async def test_what_is_recalled_before_its_question_is_recorded_reaches_no_model(database: Database) -> None:
+    """The database has erased it already, and the event that tells so is still on its way."""
+    gate = RuleGate()
+    run = await make(database, gate)
+    await run.say(said(1, "张三", "mmpose 支持移动端部署么？", 0), said(2, "李四", "怎么把它部署到 TX2？", 90), said(3, "王五", "这块板子要多少内存？", 100))
+    for message_id in ("m1", "m2"):
+        await run.inbox.recall(Recall("test", "g", message_id, START))
+    seen: list[QuestionJudged] = []
+
+    async def keep(event: QuestionJudged) -> None:
+        seen.append(event)
+
+    run.bus.subscribe(QuestionJudged, keep)
+    await run.pipeline.flush()
+    assert [(event.question.id, event.question.context) for event in seen] == [("test:g:m3", ())]
+    assert run.pipeline.counts.questions == 1
     await run.stop()

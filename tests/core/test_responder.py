@@ -9,13 +9,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from core.config import BotSection
+from core.events import MessageRecalled, QuestionResolved
 from core.groups import ReplyMode
 from core.messages import Recall
 from core.responder import PAUSES, ReplyRules, Responder, Result
 from tests.adapters.manual_clock import ManualClock, eventually
 from tests.core.answer_server import AnswerServer
-from tests.core.house import GROUP, open_house
-from tests.core.reply_scene import RESOLVED, Scene, open_scene
+from tests.core.house import GROUP, open_house, resolution, verdict
+from tests.core.reply_scene import RESOLVED, Scene, open_scene, resolved_in_an_earlier_run
 
 
 async def test_rewrite_quotes_the_question_with_its_resolved_form(scene: Scene) -> None:
@@ -148,6 +149,47 @@ async def test_a_recalled_question_or_context_is_not_replied_to(scene: Scene, re
     await scene.responder.drain()
     assert await scene.replied(answering) is None
     assert set(scene.responder.counts) == {Result.WITHDRAWN}
+
+
+@pytest.mark.parametrize("recalled", ["m1", "m900"])
+async def test_an_answer_that_is_queued_while_its_question_or_a_line_of_it_is_erased_is_not_posted(scene: Scene, recalled: str) -> None:
+    """The database has erased it already, and the event that tells so is still on its way (or never comes: the words are of an earlier run)."""
+    await scene.house.groups.set_reply(GROUP, ReplyMode.ANSWER)
+    scene.server.gate.clear()
+    question = await scene.ask(wait=False)
+    await eventually(lambda: scene.server.requests)
+    await scene.house.inbox.recall(Recall("feishu", "g1", recalled, scene.house.clock.now()))
+    scene.server.gate.set()
+    await scene.responder.drain()
+    assert await scene.replied(question) is None
+    assert scene.responder.counts == {Result.WITHDRAWN: 1}
+
+
+async def test_the_answer_to_a_member_who_leaves_while_it_is_under_way_after_a_restart_is_not_posted(tmp_path: Path, server: AnswerServer) -> None:
+    async with open_house(tmp_path / "d.db", reply=ReplyMode.ANSWER) as house:
+        question = await resolved_in_an_earlier_run(house, 1)
+        scene = await open_scene(house, server)
+        server.gate.clear()
+        await scene.responder.take_up(house.log, ["feishu"])
+        await eventually(lambda: server.requests)
+        await house.say(2, "/dj opt out", sender="u1")
+        server.gate.set()
+        await scene.responder.drain()
+        assert await scene.replied(question) is None
+        await scene.responder.stop()
+
+
+async def test_a_recall_right_behind_its_question_leaves_nothing_under_way(tmp_path: Path, server: AnswerServer) -> None:
+    async with open_house(tmp_path / "d.db", reply=ReplyMode.REWRITE) as house:
+        scene = await open_scene(house, server, group_per_hour=1)
+        asked = house.message(1, "怎么把它部署到 TX2？")
+        await house.bus.publish(QuestionResolved(house.question(asked), verdict(0.9), resolution(RESOLVED)))
+        await house.bus.publish(MessageRecalled(Recall("feishu", "g1", "m1", house.clock.now())))
+        await house.bus.drain()
+        await eventually(lambda: scene.responder.counts)
+        assert (scene.responder.waiting, scene.responder.counts) == (0, {Result.WITHDRAWN: 1})
+        scene.number = 1
+        assert await scene.replied(await scene.ask()) is not None, "what was not said does not count against the limit"
 
 
 async def test_limits_by_group_and_by_member_hold_over_a_restart(tmp_path: Path, server: AnswerServer) -> None:

@@ -50,8 +50,8 @@ async def test_a_service_that_names_a_time_is_asked_at_that_time_and_not_when_it
 @pytest.mark.parametrize("mode", [ReplyMode.REWRITE, ReplyMode.ANSWER])
 async def test_a_reply_that_could_not_be_queued_is_queued_when_the_database_is_back(scene: Scene, tmp_path: Path, mode: ReplyMode) -> None:
     await scene.house.groups.set_reply(GROUP, mode)
+    question = await scene.house.ask(1, "怎么把它部署到 TX2？")
     other = sqlite3.connect(tmp_path / "d.db")
-    question = scene.house.question(scene.house.message(1, "怎么把它部署到 TX2？"))
     refuse = "CREATE TRIGGER refuse BEFORE INSERT ON replies BEGIN SELECT RAISE(ABORT, 'no'); END"
     other.execute(refuse)
     other.commit()
@@ -109,6 +109,17 @@ async def test_a_rewrite_that_was_not_queued_when_the_process_died_is_posted_by_
         queued = await scene.replied(question)
         assert queued is not None
         assert queued.reply.text.endswith(RESOLVED)
+
+
+async def test_a_group_that_is_not_allowed_any_more_is_left_alone(tmp_path: Path, server: AnswerServer) -> None:
+    async with open_house(tmp_path / "d.db", reply=ReplyMode.REWRITE, allowed=("g2",)) as house:
+        question = await resolved_in_an_earlier_run(house, 1)
+        scene = await open_scene(house, server)
+        await scene.responder.take_up(house.log, ["feishu"])
+        await scene.house.bus.drain()
+        await scene.responder.drain()
+        assert await scene.replied(question) is None
+        assert scene.responder.counts == {Result.SWITCHED_OFF: 1}
 
 
 async def test_stop_does_not_wait_for_another_attempt_which_the_next_run_makes(tmp_path: Path, server: AnswerServer) -> None:

@@ -11,7 +11,7 @@ from storage.engine import Database
 from storage.inbox import SqlInbox
 from storage.labels import LabelValue, SqlLabels
 from storage.members import SqlMembers
-from storage.models import adjudications, label_repeats
+from storage.models import adjudications, label_repeats, messages
 from storage.outbox import ReplyState, SqlOutbox
 from storage.questions import SqlQuestionLog
 from storage.review_queue import QueueItem, QueueReason, SqlReviewQueue
@@ -80,6 +80,18 @@ async def test_who_opts_out_is_erased_and_not_stored_until_opting_in(lived_in: D
     await members.opt_in("feishu", "u-gone")
     assert await members.opted_out() == frozenset()
     assert await inbox.add(fresh) == fresh[:1]
+
+
+async def test_what_is_forgotten_does_not_come_back_when_its_platform_pushes_it_again(lived_in: Database, clock: StillClock) -> None:
+    members, inbox = SqlMembers(lived_in), SqlInbox(lived_in)
+    await members.forget("feishu", "u-gone")
+    again = [message(1, "大家用 zebrafish 吧", sender="u-gone"), message(5, "大家好", sender="u-gone")]
+    assert await inbox.add(again) == again[1:]
+    assert await inbox.count() == 3
+    clock.forward(days=3)
+    assert await members.forget("feishu", "u-gone") == 1
+    async with lived_in.read() as connection:
+        assert set(await connection.scalars(sa.select(messages.c.message_id))) == {"m1", "m2", "m3", "m4"}, "of what is too old to come again no mark is left"
 
 
 async def test_the_same_id_on_another_platform_is_another_member(lived_in: Database) -> None:
