@@ -15,6 +15,7 @@ from pathlib import Path
 
 import structlog
 
+from core.antecedents import split_quote
 from core.errors import BackendError, InputError
 from core.grounding import refusal
 from core.messages import Question, RefusalReason, Resolution
@@ -30,7 +31,7 @@ MOST_TOKENS = 64
 def is_dialogue(question: Question) -> bool:
     """Whether only the asker and one other have spoken before, in :data:`MOST_LINES` lines at most, and the question replies to nothing by quotation."""
     lines = question.context
-    if not question.has_antecedents or len(lines) > MOST_LINES:
+    if not question.has_antecedents or len(lines) > MOST_LINES or split_quote(question.text)[1]:
         return False
     return len({question.sender, *(line.sender for line in lines)}) <= 2 and not any(line.is_reply_target for line in lines)
 

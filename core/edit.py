@@ -21,17 +21,23 @@ _NUMBER: Final = "一两俩几二三"
 #: Whose it is: "你那个", "你刚才说的那款".
 _YOURS: Final = r"(?:(?:你们?|您)(?:刚才|刚刚|刚|上面|之前|前面)?(?:说|发|提|讲|报|贴|给|推荐|用|换|装|买)的|你们?|您)"
 _ZH_PRONOUN: Final = re.compile(
-    rf"(?<!其)它俩|(?<!其)它们|(?<!其)它|(?<!其)他家的|(?:前|后)者|前面那个|后面那个|{_YOURS}?(?:这玩意儿?|那玩意儿?|这东西|那东西)"
+    rf"(?<![其吉])它俩|(?<![其吉])它们|(?<![其吉])它|(?<!其)他家的|(?:前|后)者|前面那个|后面那个|{_YOURS}?(?:这玩意儿?|那玩意儿?|这东西|那东西)"
     r"|(?<![我你您他她们咱])那边|你说的(?:这|那)个|你说的"
 )
 #: Whoever is spoken of at the front of a question has been named before; further on it is often somebody of the question's own ("我同事说他…").
 _ZH_FRONT: Final = re.compile(r"[他她](?![妈娘乡国人])(?:们|俩)?家?(?P<thing>那东西|那玩意儿?|那个|那边)?")
-_ZH_DEMONSTRATIVE: Final = re.compile(rf"{_YOURS}?(?:这|那)(?:些|[{_NUMBER}]?[{_CLASSIFIER}])(?!月|星期|礼拜|小时|钟头|时候)")
-_ZH_BARE: Final = re.compile(r"这(?=要|能|会|是|有|支持|需要|算|得|应该|跟|和|对|比|可以)")
-_ZH_NOUN: Final = re.compile(rf"(?<![我咱])(?<!我们)(?:{_YOURS}?这|{_YOURS}那)")
-_EN_PRONOUN: Final = re.compile(r"(?<![\w'-])(?:that one|this one|the other one|its|(?-i:it|It)|they|them|their|those|these)(?![\w'-])", re.I)
+#: What only begins like a classifier; at the front of a clause also "那把它删了" and "这只支持 Linux".
+_NO_CLASSIFIER: Final = r"台式|批处理|张量|个人版|个性化|款式|(?<![\u3400-\u9fff][这那])(?:把(?:[它他她这那]|\s?[A-Za-z])|只(?:支持|需|跑|用|认))"
+#: Times that are said with a demonstrative: "这些天", "这个周末".
+_TIMES: Final = "月|星期|礼拜|小时|钟头|时候|(?<=[个这])(?:周末|季度|学期)|(?<=些)(?:天(?!气|线)|年|日子)"
+_ZH_DEMONSTRATIVE: Final = re.compile(rf"{_YOURS}?(?:这|那)(?!{_NO_CLASSIFIER})(?:些|[{_NUMBER}]?[{_CLASSIFIER}])(?!{_TIMES})")
+_ZH_BARE: Final = re.compile(r"这(?=要|能|会(?!儿)|是|有|支持|需要|算|得|应该|跟|和|对|比|可以)")
+_ZH_NOUN: Final = re.compile(rf"(?<![我咱])(?<!我们)(?:{_YOURS}?这|{_YOURS}那)(?!{_TIMES})")
+_EN_PRONOUN: Final = re.compile(r"(?<![\w'-])(?:that one|this one|the other one|its|(?-i:it|It)|they|them|their|those|these(?! days\b))(?![\w'-])", re.I)
 _EN_DEMONSTRATIVE: Final = re.compile(
-    r"(?<![\w'-])(?:that|this)(?= (?:[a-z0-9-]+))(?! (?:is|was|will|would|can|could|does|did|has|had|should|might|the|a|an|i|you|we|they|it|be|also|really|still|just)\b)", re.I
+    r"(?<![\w'-])(?:that|this)(?= (?:[a-z0-9-]+))(?! (?:is|was|will|would|can|could|does|did|has|had|should|might|the|a|an|i|you|we|they|it|be|also|really|still|just"
+    r"|morning|afternoon|evening|week|weekend|month|year|time|way)\b)",
+    re.I,
 )
 _EN_BARE: Final = re.compile(r"(?<![\w'-])(?:that|this)(?= (?:is|was|will|would|can|could|does|did|has|should|might)\b|[?,.]|$)", re.I)
 #: What a demonstrative "that" may follow; behind a noun or "heard" it joins clauses ("a version that works").
@@ -46,8 +52,8 @@ _MENTION: Final = re.compile(r"@[^\s，。,：:]+")
 _FRONT: Final = re.compile(
     r"^(?:\s*(?:@[^\s，。,：:]+|\[[^\]]{1,8}\]"
     r"|(?:那么(?![多少贵快慢大小高低难好])|那(?![些样时位里边天次年俩儿会种个款么])|所以|但是|但|不过(?!关)|可是|话说|另外|对了|然后|还有(?![没多少人什啥哪几别其])|请问|大佬们?|求问"
-    r"|问下|问一下|顺便问下|顺便问一下|好的(?=[，,\s！!。]|$)"
-    r"|(?:ok|oh|and|but|so|hmm|hm|wait)(?![A-Za-z0-9_-]))|[，,、：:。！!~]+))*\s*",
+    r"|问下|问一下|顺便问下|顺便问一下|(?:好的|(?:[你您]|大家|各位|大佬|老师)们?好)(?=[，,\s！!。~]|$)"
+    r"|(?:ok|oh|and|but|so|hmm|hm|wait|(?:hi|hello|hey)(?: (?:all|guys|everyone|there|folks))?)(?![A-Za-z0-9_-]))|[，,、：:。！!~]+))*\s*",
     re.I,
 )
 _HAN: Final = re.compile(r"[\u3400-\u9fff]")
@@ -68,11 +74,16 @@ def find_slot(question: str) -> Slot:
     """The place of the antecedent in ``question``: its first referring expression, else the front."""
     _, _, body = split_quote(question)
     offset = len(question) - len(body)
-    chinese = len(_HAN.findall(body)) >= 2
-    shown = _MENTION.sub(lambda match: "@" + "\0" * (len(match.group()) - 1), body)  # a name may hold a pronoun
+    shown = _without_names(body)
+    chinese = len(_HAN.findall(shown)) >= 2
     found = _chinese_slot(shown) if chinese else _english_slot(shown)
     slot = found or _front_slot(body)
     return Slot(slot.start + offset, slot.end + offset, slot.head, slot.possessive)
+
+
+def _without_names(body: str) -> str:
+    """``body`` with the names of its mentions blanked out: they may hold a pronoun, and say nothing about its language. No name is all that was said ("@张三它支持吗")."""
+    return body if _MENTION.fullmatch(body) else _MENTION.sub(lambda match: "@" + "\0" * (len(match.group()) - 1), body)
 
 
 def _chinese_slot(body: str) -> Slot | None:
@@ -141,19 +152,34 @@ def _front_slot(body: str) -> Slot:
 
 
 def place(question: str, term: str) -> str:
-    """``question`` with ``term`` in its slot, spaced as the scripts on both sides want it."""
+    """``question`` with ``term`` in its slot, spaced as the scripts on both sides want it; as it is where it has none, for nothing stands behind the mentions in front."""
     slot = find_slot(question)
+    if not question[slot.start :].strip():
+        return question
     before, after = question[: slot.start], question[slot.end :]
-    chinese = bool(_HAN.search(question))
-    if slot.head and term.casefold().endswith(slot.head.casefold()):
+    chinese = bool(_HAN.search(_without_names(split_quote(question)[2])))
+    labels = not chinese and slot.start == slot.end
+    if not labels and (said := _said_twice(term, after)):
+        after = after[said:]
+    elif slot.head and term.casefold().endswith(slot.head.casefold()):
         after = after.lstrip()[len(slot.head) :]
     elif slot.head and chinese:
         term += "的"
     elif slot.possessive:
         term += "'s"
-    elif not chinese and slot.start == slot.end:
+    elif labels:
         term += ":"
     return _join(_join(before, term), after)
+
+
+def _said_twice(term: str, after: str) -> int:
+    """How many characters at the front of ``after`` repeat the last words of ``term`` ("RTMPose 模型" before "模型支持"), and part of no longer Latin word."""
+    text = after.lstrip()
+    for word in tokenise(term)[1:]:
+        end = term[word.start :]
+        if len(end) > 1 and text[: len(end)].casefold() == end.casefold() and not (_latin(end[-1]) and re.match(r"[\w+#-]", text[len(end) :], re.ASCII)):
+            return len(after) - len(text) + len(end)
+    return 0
 
 
 def _join(left: str, right: str) -> str:

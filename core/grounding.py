@@ -54,8 +54,8 @@ _QUOTE = re.compile(r"^「.*?」\s*(?:(?:- ?)+)?", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Grounding:
-    """What a rewrite changed for the worse: words that stand nowhere in the conversation, and words of the question that it lost or moved. A negation that is added counts as
-    invented, one that is dropped as lost."""
+    """What a rewrite changed for the worse: words that stand nowhere in the conversation, and words of the question that it lost, moved or said all over again. A negation
+    that is added counts as invented, one that is dropped as lost."""
 
     invented: tuple[str, ...]
     lost: tuple[str, ...]
@@ -93,10 +93,9 @@ def check(question: str, rewrite: str, allowed: Iterable[str]) -> Grounding:
             quoted.update(_quoted_negations(after[j1:j2], haystack))
     denied, denies = _negations(question), _negations(rewrite)
     invented.extend(word for word in denies - denied - quoted if word.isascii())  # Chinese ones: see _uncovered
-    droppable = _droppable(question)
-    wanted = [token for token in before if token not in droppable and (token in _KEPT_HAN or not is_free(token))]
+    wanted = [token for token in _staying(question) if token in _KEPT_HAN or not is_free(token)]
     kept = set(after)
-    lost = [token for token in wanted if token not in kept] or _moved(wanted, after)
+    lost = [token for token in wanted if token not in kept] or _moved(wanted, after) or _repeated(wanted, after)
     return Grounding(tuple(dict.fromkeys(invented)), tuple(dict.fromkeys([*lost, *(denied - denies)])))
 
 
@@ -120,29 +119,35 @@ def is_free(token: str) -> bool:
     return token in _FREE_WORDS or token in _FREE_HAN
 
 
-def _droppable(question: str) -> frozenset[str]:
-    """Tokens of the referring expressions and of a leading quotation: a rewrite may leave them out."""
+def _staying(question: str) -> list[str]:
+    """Tokens that a rewrite may not leave out: all but those of the referring expressions and of a leading quotation, where they stand."""
     from core.antecedents import tokenise  # it reads its lines with this module
 
     text = normalise(question)
-    spans = [match.group() for match in _REFERRING_NP.finditer(text)]
+    spans = [match.span() for match in _REFERRING_NP.finditer(text)]
     words = tokenise(text)
     for match in _REFERRING_HAN.finditer(text):
         end = match.end()
         for word in words:
             if word.start <= end and word.end > end and (word.tag in "NAMU" or word.start < end):
                 end = word.end
-        spans.append(text[match.start() : end])
+        spans.append((match.start(), end))
     quote = _QUOTE.match(text)
     if quote:
-        spans.append(quote.group())
-    return frozenset(token for span in spans for token in _TOKEN.findall(span))
+        spans.append(quote.span())
+    return [token.group() for token in _TOKEN.finditer(text) if not any(start < token.end() and token.start() < end for start, end in spans)]
 
 
 def _moved(wanted: Sequence[str], after: Sequence[str]) -> list[str]:
     """The first of ``wanted`` that does not stand in ``after`` behind those before it; else nothing."""
     rest = iter(after)
     return next(([token] for token in wanted if token not in rest), [])
+
+
+def _repeated(wanted: Sequence[str], after: Sequence[str]) -> list[str]:
+    """The first of ``wanted`` where all of them, three at least, stand in ``after`` twice over: a question that was written down again beside its rewrite."""
+    rest = iter(after)
+    return [wanted[0]] if len(wanted) > 2 and all(token in rest for token in [*wanted, *wanted]) else []
 
 
 def _negations(text: str) -> Counter[str]:

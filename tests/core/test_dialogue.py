@@ -81,6 +81,7 @@ def many(*senders: str) -> Question:
         (many("阿杰", "王五"), False),
         (replace(ASKED, context=(replace(LINES[0], is_reply_target=True),)), False),
         (replace(ASKED, quotes_unseen=True), False),
+        (replace(ASKED, text="「阿杰：看过的，挺好看」\n- - - - - -\n是谁演的"), False),
     ],
 )
 async def test_two_people_and_three_lines_are_a_dialogue_and_all_else_goes_to_the_group(question: Question, expected: bool) -> None:

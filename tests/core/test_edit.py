@@ -64,6 +64,34 @@ from core.grounding import check
         ("does that card fit?", "A310", "does A310 card fit?"),
         ("does it matter if that fails", "mmpose", "does it matter if mmpose fails"),
         ("will they support that?", "onnx", "will onnx support that?"),
+        # times, words that begin like a demonstrative, and "then take it"
+        ("这会儿服务器还能连上吗", "NAS", "NAS这会儿服务器还能连上吗"),
+        ("这些天大家还能连上吗", "GitHub", "GitHub这些天大家还能连上吗"),
+        ("这周末能修好吗？", "GitHub", "GitHub这周末能修好吗？"),
+        ("这个周末能修好吗？", "GitHub", "GitHub这个周末能修好吗？"),
+        ("does anyone use svn these days?", "git", "git: does anyone use svn these days?"),
+        ("anyone else seeing timeouts this morning?", "GitHub", "GitHub: anyone else seeing timeouts this morning?"),
+        ("那张量并行呢？", "vLLM", "那vLLM张量并行呢？"),
+        ("那台式机能装吗", "fnOS", "那fnOS台式机能装吗"),
+        ("吉它怎么调音", "雅马哈", "雅马哈吉它怎么调音"),
+        ("那把它放到 /usr/local 下行吗？", "ncnn", "那把ncnn放到 /usr/local 下行吗？"),
+        ("那只支持 CUDA 吗？", "ncnn", "那ncnn只支持 CUDA 吗？"),
+        ("@大萌 你那把 HHKB 是无刻的么", "键盘", "@大萌 键盘 HHKB 是无刻的么"),
+        # no word is said twice
+        ("模型支持几个关键点？", "RTMPose 模型", "RTMPose 模型支持几个关键点？"),
+        ("它的精度怎么样", "RTMPose 的精度", "RTMPose 的精度怎么样"),
+        ("V3多少", "ST-Link V3", "ST-Link V3多少"),
+        ("V3s 多少", "ST-Link V3", "ST-Link V3 V3s 多少"),
+        ("anyone tried that model?", "rtmpose model", "anyone tried rtmpose model?"),
+        # a Chinese name or quotation makes no Chinese question; a name is not all that was said
+        ("@老周 is there a JST connector on that board?", "LilyGo T5", "@老周 is there a JST connector on LilyGo T5 board?"),
+        ("「老周：用 ncnn 吧」 is that model fast?", "rtmpose", "「老周：用 ncnn 吧」 is rtmpose model fast?"),
+        ("@老周它支持几个关键点？", "RTMPose", "@老周RTMPose支持几个关键点？"),
+        ("@老周支持几个关键点？", "RTMPose", "@老周支持几个关键点？"),
+        # a greeting goes first
+        ("你好，请问支持 int8 吗？", "RTMPose", "你好，请问RTMPose支持 int8 吗？"),
+        ("你好像没装驱动？", "RTMPose", "RTMPose你好像没装驱动？"),
+        ("hi all, any docs?", "RTMPose", "hi all, RTMPose: any docs?"),
     ],
 )
 def test_a_term_takes_the_place_of_what_refers_or_goes_to_the_front(question: str, term: str, rewrite: str) -> None:

@@ -52,6 +52,17 @@ def test_a_word_of_the_question_may_not_get_lost() -> None:
     assert check("can it run yolov8 on the TX2", "can mmpose run on the TX2", CONTEXT).lost == ("yolov8",)
 
 
+def test_what_a_quotation_says_as_well_may_not_get_lost_behind_it() -> None:
+    asked = "「老周：use mmpose 1.3」 mmpose 支持竖排吗"
+    assert check(asked, "tesseract 支持竖排吗", [asked, *CONTEXT]).lost == ("mmpose",)
+    assert check("那个模型比我的模型快吗", "RapidOCR比我的快吗", CONTEXT).lost == ("模", "型")
+
+
+@pytest.mark.parametrize("candidate", ["它支持竖排吗？RapidOCR支持竖排吗？", "RapidOCR支持竖排吗 RapidOCR支持竖排吗"])
+def test_a_question_may_not_be_said_all_over_again(candidate: str) -> None:
+    assert refusal(question("它支持竖排吗"), candidate, 0.9, 0.5)[0] is RefusalReason.LOST_WORDS
+
+
 @pytest.mark.parametrize(
     ("candidate", "confidence", "reason"),
     [
