@@ -69,7 +69,7 @@ def rarity_table(frequency: dict[str, int], windows: int) -> Callable[[str], flo
 
 def confidence_features(terms: Sequence[Term], scores: Array, line_scores: Array, rows: Array) -> Array:
     """What tells whether the first term is right: margins, how the mass is spread, and the first term's own features. Shape (len(CONFIDENCE_FEATURES),)."""
-    order = np.argsort(-scores)
+    order = np.argsort(-scores, kind="stable")  # the term that is put first, also among equals
     best, share = order[0], softmax(scores)
     first = terms[best]
     kin = [index for index, term in enumerate(terms) if term.key in first.key or first.key in term.key]

@@ -103,7 +103,8 @@ class Answer:
 
 
 def is_right(labelled: WindowQuestion, question: str, rewrite: str) -> bool:
-    """Does ``rewrite`` hold every wanted term, and no unwanted one that the question itself lacks? What stands nowhere (no gold, no terms) can only be guessed wrong."""
+    """Does ``rewrite`` hold every wanted term, and no unwanted one that the question itself lacks? Where gold says only what was asked already, nothing
+    else may be added. What stands nowhere (no gold, no terms) can only be guessed wrong."""
     held, asked = squeeze(rewrite), squeeze(question)
     if any(squeeze(term) in held and squeeze(term) not in asked for term in labelled.must_not_contain):
         return False
@@ -111,7 +112,8 @@ def is_right(labelled: WindowQuestion, question: str, rewrite: str) -> bool:
         return all(squeeze(term) in held for term in labelled.must_contain)
     if labelled.gold is None:
         return False
-    return all(token in held for token in _added(labelled.gold, question))
+    wanted = _added(labelled.gold, question)
+    return all(token in held for token in wanted) if wanted else not _added(rewrite, f"{question}\n{labelled.gold}")
 
 
 def adds_foreign_term(labelled: WindowQuestion, question: str, rewrite: str) -> bool:

@@ -127,7 +127,9 @@ def _window_question(window: dict[str, Any], index: int, stem: str) -> Sample:
     )
     text = join_texts([_text(messages[i]["text"], "text") for i in indices])
     identity = str(window["id"])
-    return Sample(f"{identity}-q{index}", text, messages[indices[-1]]["sender"], lines, _label(question["label"]), question.get("gold"), identity.split("-")[0], stem)
+    author = identity.split("-")[0]
+    group = author if author != stem else f"{author}-"  # a file that is named after its author: what has the group of its source has no author
+    return Sample(f"{identity}-q{index}", text, messages[indices[-1]]["sender"], lines, _label(question["label"]), question.get("gold"), group, stem)
 
 
 def _single(record: dict[str, Any], stem: str, number: int) -> Sample:

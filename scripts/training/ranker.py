@@ -160,7 +160,7 @@ def crossed(windows: Sequence[dict[str, Any]], seed: int) -> tuple[list[Case], S
 
 
 def first_is_right(found: Sequence[Case], scores: Sequence[Array], among: int = 1) -> NDArray[np.bool_]:
-    return np.array([bool((case.grades[np.argsort(-score)[:among]] >= 1).any()) for case, score in zip(found, scores, strict=True)])
+    return np.array([bool((case.grades[np.argsort(-score, kind="stable")[:among]] >= 1).any()) for case, score in zip(found, scores, strict=True)])
 
 
 def case_weights(found: Sequence[Case]) -> Array:
@@ -169,10 +169,11 @@ def case_weights(found: Sequence[Case]) -> Array:
 
 def choose_threshold(confidence: Array, right: NDArray[np.bool_], weights: Array, errors: float = 1.0) -> float:
     """The lowest confidence from which on at most MOST_WRONG of what is accepted is wrong by the upper bound of so many standard ``errors``; above 1 when there is none."""
-    order = np.argsort(-confidence)
+    order = np.argsort(-confidence, kind="stable")
     wrong = np.cumsum(np.where(right, 0.0, weights)[order])
     accepted = np.cumsum(np.where(right, 1.0, weights)[order])
-    safe = [rank for rank in range(len(order)) if wilson_upper(wrong[rank], accepted[rank], errors) <= MOST_WRONG]
+    last = np.append(np.diff(confidence[order]) < 0, True)  # equals are accepted together
+    safe = [rank for rank in np.flatnonzero(last[: len(order)]).tolist() if wilson_upper(wrong[rank], accepted[rank], errors) <= MOST_WRONG]
     return float(confidence[order[safe[-1]]]) if safe else 1.01
 
 

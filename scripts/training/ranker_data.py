@@ -80,8 +80,8 @@ def read_windows(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def author(window_id: str) -> str:
-    """Who wrote a window: the prefix of its id."""
-    return window_id.split("-")[0]
+    """Who wrote a window, or the window of a case: the prefix of its id; the id of the window where that has none."""
+    return window_id.partition("#")[0].split("-")[0]
 
 
 def fold_of(window_id: str) -> int:

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core.antecedent_features import TERM_FEATURES
+from core.antecedents import Term
 from core.errors import InputError
 from core.messages import ContextLine, ConversationKey, Question
-from core.ranker import AntecedentRanker
+from core.ranker import CONFIDENCE_COLUMNS, CONFIDENCE_FEATURES, AntecedentRanker, confidence_features
 from core.trees import Trees
 
 SHIPPED = Path(__file__).resolve().parents[2] / "core" / "shipped" / "resolver"
@@ -81,3 +83,14 @@ def test_models_for_other_features_are_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_model_is_refused() -> None:
     with pytest.raises(InputError, match="not a LightGBM text model"):
         Trees("hello", "lines.txt")
+
+
+def test_of_equal_terms_the_confidence_is_of_the_one_that_is_put_first() -> None:
+    terms = [Term(f"t{index}", f"t{index}", "L", [(0, index)]) for index in range(60)]
+    length = TERM_FEATURES.index("length")
+    for seed in range(40):
+        scores = np.random.default_rng(seed).integers(0, 4, 60).astype(float)
+        rows = np.zeros((60, len(TERM_FEATURES)))
+        rows[:, length] = range(60)
+        found = confidence_features(terms, scores, np.ones(1), rows)
+        assert found[len(CONFIDENCE_FEATURES) - len(CONFIDENCE_COLUMNS) + CONFIDENCE_COLUMNS.index("length")] == np.argmax(scores)

@@ -111,6 +111,9 @@ def labelled(**fields: Any) -> WindowQuestion:
         ({"gold": "RapidOCR支持竖排吗"}, "paddle支持竖排吗", False),
         ({"gold": "盖章识别支持竖排吗"}, "章识别盖的支持竖排吗", True),
         ({"gold": None}, "RapidOCR支持竖排吗", False),
+        # gold says only what was asked already
+        ({"gold": "竖排支持竖排吗"}, "竖排支持竖排吗", True),
+        ({"gold": "竖排支持竖排吗"}, "RapidOCR支持竖排吗", False),
     ],
 )
 def test_what_makes_a_rewrite_right(fields: dict[str, Any], rewrite: str, right: bool) -> None:

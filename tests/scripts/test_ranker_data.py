@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from scripts.training.ranker_data import REPLY, cases, rewritten_right
+from scripts.training.ranker import MOST_WRONG, choose_threshold
+from scripts.training.ranker_data import REPLY, author, cases, rewritten_right
 from scripts.training.span_training import SpanSettings, plan
 
 
@@ -62,3 +64,17 @@ def test_where_an_author_lists_what_a_rewrite_must_hold_the_lists_decide(lists: 
 def test_what_has_no_gold_cannot_be_rewritten_right() -> None:
     (case,) = cases([window("它支持 int8 吗", None, [])])
     assert not any(rewritten_right(case, term) for term in case.terms)
+
+
+@pytest.mark.parametrize(("case_id", "name"), [("t9-001", "t9"), (f"t9-001#0{REPLY}", "t9"), ("mine#0", "mine"), (f"mine#12{REPLY}", "mine")])
+def test_all_questions_of_a_window_are_by_one_author(case_id: str, name: str) -> None:
+    assert author(case_id) == name
+
+
+def test_equals_are_accepted_together() -> None:
+    confidence = np.array([0.9] * 40 + [0.5] * 20)
+    right = np.array([True] * 47 + [False] * 13)
+    assert np.mean(~right) > MOST_WRONG
+    assert choose_threshold(confidence, right, np.ones(60), errors=0.0) == 0.9
+    assert choose_threshold(confidence[:47], right[:47], np.ones(47), errors=0.0) == 0.5
+    assert choose_threshold(np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0)) > 1.0

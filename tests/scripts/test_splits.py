@@ -48,6 +48,16 @@ def test_the_windows_of_an_author_stay_together_where_there_are_several(tmp_path
     assert not {s.group for s in taught} & {s.group for s in held}
 
 
+def test_authors_stay_together_where_each_has_a_file_of_the_same_name(tmp_path: Path) -> None:
+    files = []
+    for name in ("t1", "t2", "t3"):
+        asked = [window | {"messages": [said | {"text": f"{said['text']} {window['id']}"} for said in window["messages"]]} for window in windows(name, 9)]
+        files.append(write(tmp_path / f"{name}.jsonl", *asked))
+    taught, held = split_samples(load_samples(files), 0.2)
+    assert held
+    assert not {s.group for s in taught} & {s.group for s in held}
+
+
 def test_a_question_that_is_held_out_in_one_file_is_not_taught_from_another(tmp_path: Path) -> None:
     records = [SINGLE | {"id": f"s{n}", "question": f"冷 吗{n}"} for n in range(60)]
     spaced = [record | {"question": str(record["question"]).replace(" ", "  ")} for record in records]
