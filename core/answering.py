@@ -13,6 +13,7 @@ import aiohttp
 
 from core.config import AnswerSection
 from core.errors import BackendError, ConfigError
+from core.text import clean_text
 
 MAX_BODY_BYTES = 1 << 20
 MAX_ANSWER_CHARS = 2000
@@ -34,7 +35,7 @@ def make_answer_service(section: AnswerSection) -> AnswerService | None:
     if not section.base_url:
         return None
     if section.kind == "huixiangdou":
-        return HuixiangDou(section.base_url, section.timeout_seconds)
+        return HuixiangDou(section.base_url, section.timeout_seconds, section.api_key.get_secret_value())
     if not section.model:
         raise ConfigError("answer", "model", "", "an OpenAI-compatible service needs the name of a model", "Set it to one of the names that GET /v1/models of the service lists.")
     return OpenAiChat(section.base_url, section.model, section.api_key.get_secret_value(), section.system_prompt or DEFAULT_SYSTEM_PROMPT, section.timeout_seconds)
@@ -43,8 +44,9 @@ def make_answer_service(section: AnswerSection) -> AnswerService | None:
 class _JsonPost:
     """POST of JSON that answers JSON, with bounds on time and size; redirects are not followed, for they could carry a key elsewhere."""
 
-    def __init__(self, name: str, url: str, timeout: float, headers: dict[str, str] | None = None) -> None:
-        self.name, self._url, self._timeout, self._headers = name, url, timeout, headers or {}
+    def __init__(self, name: str, url: str, timeout: float, api_key: str) -> None:
+        self.name, self._url, self._timeout = name, url, timeout
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._session: aiohttp.ClientSession | None = None
 
     async def __call__(self, body: dict[str, Any]) -> Any:
@@ -79,8 +81,7 @@ class OpenAiChat:
 
     def __init__(self, base_url: str, model: str, api_key: str = "", system_prompt: str = DEFAULT_SYSTEM_PROMPT, timeout: float = 60.0) -> None:
         """:param base_url: with or without ``/v1``. :param timeout: seconds for the whole call."""
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._post = _JsonPost("answer openai", chat_url(base_url), timeout, headers)
+        self._post = _JsonPost("answer openai", chat_url(base_url), timeout, api_key)
         self._model, self._system_prompt = model, system_prompt
 
     async def answer(self, question: str) -> str | None:
@@ -102,10 +103,10 @@ class OpenAiChat:
 class HuixiangDou:
     """``POST /huixiangdou_inference`` of HuixiangDou's own server."""
 
-    def __init__(self, base_url: str, timeout: float = 60.0) -> None:
-        """:param timeout: seconds for the whole call."""
+    def __init__(self, base_url: str, timeout: float = 60.0, api_key: str = "") -> None:
+        """:param timeout: seconds for the whole call. :param api_key: asked for by a proxy before the server, which itself asks for none."""
         url = base_url.rstrip("/")
-        self._post = _JsonPost("answer huixiangdou", url if url.endswith("/huixiangdou_inference") else f"{url}/huixiangdou_inference", timeout)
+        self._post = _JsonPost("answer huixiangdou", url if url.endswith("/huixiangdou_inference") else f"{url}/huixiangdou_inference", timeout, api_key)
 
     async def answer(self, question: str) -> str | None:
         """As :meth:`AnswerService.answer`. The server answers with a JSON string in one of its modes, and with its steps in the other: the last step with a response counts."""
@@ -131,13 +132,13 @@ def chat_url(base_url: str) -> str:
 
 
 def _without_thoughts(text: str) -> str:
-    """Reasoning models put their thoughts before the answer."""
+    """Reasoning models put their thoughts before the answer, and may run out of tokens before it."""
     _, mark, rest = text.rpartition("</think>")
-    return rest if mark else text
+    return "" if not mark and text.lstrip().startswith("<think>") else rest
 
 
 def _presentable(text: str) -> str | None:
-    text = text.strip()
+    text = clean_text(text).strip()
     if not text:
         return None
     return text if len(text) <= MAX_ANSWER_CHARS else text[: MAX_ANSWER_CHARS - 1].rstrip() + "…"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -29,7 +30,7 @@ async def ask_openai(server: AnswerServer, timeout: float = 5.0) -> str | None:
 
 
 async def ask_huixiangdou(server: AnswerServer) -> str | None:
-    service = HuixiangDou(server.url, 5.0)
+    service = HuixiangDou(server.url, 5.0, "sk-very-secret")
     try:
         return await service.answer(QUESTION)
     finally:
@@ -51,6 +52,8 @@ async def test_openai_is_asked_with_key_model_and_question(server: AnswerServer)
     ("body", "answer"),
     [
         (chat_answer("<think>TX2 是…</think>\n用 mmdeploy。"), "用 mmdeploy。"),
+        (chat_answer("<think>TX2 是…"), None),
+        (json.dumps(chat_answer("好\ud83d\0")).encode(), "好\ufffd\u2400"),
         (chat_answer(""), None),
         (chat_answer(None), None),
         (chat_answer("长" * 5000), "长" * (MAX_ANSWER_CHARS - 1) + "…"),
@@ -77,6 +80,7 @@ async def test_huixiangdou_answers_in_both_of_its_modes(server: AnswerServer, bo
     server.body = body
     assert await ask_huixiangdou(server) == answer
     assert server.requests[0][0] == "/huixiangdou_inference"
+    assert server.requests[0][1]["Authorization"] == "Bearer sk-very-secret"
     assert server.requests[0][2] == {"text": QUESTION, "image": ""}
 
 
