@@ -8,9 +8,10 @@ from adapters.checks import Finding
 from bots import commandline
 from bots.commandline import check_spine
 from bots.live import make_adapter
+from core.answering import make_answer_service
 from core.clock import SystemClock
 from core.config import Config
-from core.errors import DoujieError
+from core.errors import ConfigError, DoujieError
 from storage.engine import open_database
 from storage.inbox import SqlInbox
 
@@ -22,6 +23,11 @@ async def check(config: Config, platforms: Sequence[str]) -> int:
         for finding in await _platform_findings(platform, config):
             print(f"{'ok  ' if finding.ok else 'FAIL'}  {platform}: {finding.what}" + (f". {finding.remedy}" if finding.remedy else ""))
             fine = fine and finding.ok
+    try:
+        make_answer_service(config.answer)
+    except ConfigError as error:
+        fine = False
+        print(f"FAIL  {error}")
     if config.bot.reply == "answer" and not config.answer.base_url:
         fine = False
         print("FAIL  [bot] reply = answer: nobody answers. Set [answer] base_url to an OpenAI-compatible or a HuixiangDou server, or [bot] reply to rewrite or off.")

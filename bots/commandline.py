@@ -24,7 +24,7 @@ ConfigOption = Annotated[Path | None, typer.Option("--config", help="INI file; s
 CheckOption = Annotated[bool, typer.Option("--check", help="Only check config, credentials, database and model, and say what to do.")]
 GroupsOption = Annotated[bool, typer.Option("--groups", help="List the groups that the bot is in, and leave.")]
 
-OK, FAILURE, BAD_INPUT = 0, 1, 2
+OK, BAD_INPUT = 0, 2
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

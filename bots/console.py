@@ -22,6 +22,7 @@ from bots.tables import outcome
 from bots.wiring import Spine, open_spine
 from core.clock import SystemClock
 from core.config import Config
+from core.errors import InputError
 from core.events import HandlerFailed, QuestionAsked, QuestionResolved, UtteranceClosed
 from storage.questions import LoggedQuestion
 
@@ -55,30 +56,36 @@ def show_events(spine: Spine, console: Console) -> None:
 
 
 async def converse(config: Config) -> int:
-    """Read lines until the input ends."""
+    """Read lines until the input ends. Raises InputError where it is no text."""
     console, reader, clock = Console(highlight=False), ConsoleReader(), SystemClock()
     lines = _lines(asyncio.get_running_loop())
     async with open_spine(config, live=True, collect_all=True, clock=clock, on_step=lambda step: console.print(f"loading {step} ...", style="dim")) as spine:
         show_events(spine, console)
         console.print(HELP, style="bold")
-        while (line := await lines.get()) is not None:
+        while isinstance(line := await lines.get(), str):
             message = reader.message(line, clock.now())
             if message is None:
                 await spine.pipeline.flush()
             else:
                 await spine.ingest.message(message)
         await spine.pipeline.flush()
+    if line is not None:
+        raise line
     return commandline.OK
 
 
-def _lines(loop: asyncio.AbstractEventLoop) -> asyncio.Queue[str | None]:
-    """Lines of standard input, then None. A thread reads them, for reading blocks."""
-    queue: asyncio.Queue[str | None] = asyncio.Queue()
+def _lines(loop: asyncio.AbstractEventLoop) -> asyncio.Queue[str | InputError | None]:
+    """Lines of standard input, then None, or why it cannot be read. A thread reads them, for reading blocks."""
+    queue: asyncio.Queue[str | InputError | None] = asyncio.Queue()
 
     def read() -> None:
-        for line in sys.stdin:
-            loop.call_soon_threadsafe(queue.put_nowait, line)
-        loop.call_soon_threadsafe(queue.put_nowait, None)
+        end: InputError | None = None
+        try:
+            for line in sys.stdin:
+                loop.call_soon_threadsafe(queue.put_nowait, line)
+        except UnicodeDecodeError:
+            end = InputError("standard input", f"is not {sys.stdin.encoding} text", "Convert it, for example: iconv -f GB18030 -t UTF-8 FILE.")
+        loop.call_soon_threadsafe(queue.put_nowait, end)
 
     threading.Thread(target=read, name="console input", daemon=True).start()
     return queue
@@ -92,7 +99,7 @@ def main(config: ConfigOption = None, check: CheckOption = False) -> None:
             overrides: dict[str, dict[str, Any]] = {} if config else {"storage": {"url": f"sqlite+aiosqlite:///{Path(folder) / 'console.db'}"}}
             settings = read_config(config, **overrides)
             if check:
-                return commandline.OK if await check_spine(settings) else commandline.FAILURE
+                return commandline.OK if await check_spine(settings) else commandline.BAD_INPUT
             return await converse(settings)
 
     commandline.run(work())

@@ -69,7 +69,7 @@ class Replayer:
 
     async def feed(self, path: Path) -> None:
         """Read one file to its end. Raises InputError when it cannot be read."""
-        lines = sum(block.count(b"\n") for block in _blocks(path)) + 1
+        lines = _count_lines(path)
         task = self._progress.add_task(path.name, total=lines, shown="")
         chunk: list[Message] = []
         for item in read_chat(path):
@@ -150,14 +150,16 @@ async def replay(config: Config, paths: list[Path], out: Path | None, summary_fi
     if summary_file is not None:
         _write(summary_file, [json.dumps(summary, indent=1) + "\n"])
     if table:
-        print_resolved(rows, summary, config.storage.url, ZoneInfo(config.bot.timezone))
+        print_resolved(rows, summary, spine.database.url, ZoneInfo(config.bot.timezone))
     return summary
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            yield block
+def _count_lines(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b"")) + 1
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read: {error.strerror}", "Check the path and its permissions.") from None
 
 
 async def _watch(spine: Spine, progress: Progress) -> None:
@@ -192,7 +194,7 @@ def main(
     async def work() -> int:
         settings = read_config(config)
         if check:
-            return commandline.OK if await check_spine(settings) else commandline.FAILURE
+            return commandline.OK if await check_spine(settings) else commandline.BAD_INPUT
         if not chats:
             raise InputError("CHAT", "no chat log given", "python -m bots.replay CHAT.jsonl, or --help.")
         summary = await replay(settings, chats, out, json_file, speed, table)

@@ -60,5 +60,5 @@ def print_resolved(rows: Sequence[LoggedQuestion], summary: Mapping[str, Any], d
         f"{summary['messages_in']} messages ({summary['stored']} new), {summary['utterances']} utterances, {summary['questions']} questions, "
         f"{summary['needs_resolution']} need resolution, {summary['resolved']} resolved, in {summary['seconds']:.1f} s"
     )
-    console.print(f"The database lies at {database.removeprefix('sqlite+aiosqlite:///')}", highlight=False)
+    console.print(f"The database lies at {database.removeprefix('sqlite:///')}", highlight=False)
     console.print("Next: python -m bots.console to talk to it; cp config.example.ini config.ini for your own group; python -m scripts.export to see the data.", highlight=False)

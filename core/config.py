@@ -223,7 +223,7 @@ class PrivacySection(Section):
 class WebSection(Section):
     """Local pages and metrics."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Port = 0
     token: SecretStr = SecretStr("")
 
@@ -310,7 +310,7 @@ def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, str, st
             continue
         section, separator, key = name[len(ENVIRONMENT_PREFIX) :].lower().partition("__")
         if separator:
-            found.append((section, key, name, value))
+            found.append((section, key, name, value.strip()))  # as in a file; secrets that are mounted end in a line feed
             continue
         section, _, key = section.partition("_")
         if section in SECTIONS and key in SECTIONS[section].model_fields:

@@ -38,9 +38,10 @@ async def test_what_is_switched_off_is_not_tried(tmp_path: Path, capsys: pytest.
     assert await checked(tmp_path, capsys, model=f"{tmp_path}/none.gguf") == (True, [])
 
 
-async def test_answers_that_nobody_gives_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("section", "missing"), [("", "[answer] base_url"), ("[answer]\nbase_url = http://127.0.0.1:8000/v1\n", "[answer] model")])
+async def test_answers_that_nobody_gives_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], section: str, missing: str) -> None:
     path = tmp_path / "config.ini"
-    path.write_text(f"[bot]\nreply = answer\n[gate]\nbackend = none\n[storage]\nurl = sqlite:///{tmp_path}/d.db\n", encoding="utf-8")
+    path.write_text(f"{section}[bot]\nreply = answer\n[gate]\nbackend = none\n[storage]\nurl = sqlite:///{tmp_path}/d.db\n", encoding="utf-8")
     assert await check(load_config(path, {}), []) == 2
     (failure,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")]
-    assert "[answer] base_url" in failure
+    assert missing in failure

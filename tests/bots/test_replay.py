@@ -159,6 +159,7 @@ def test_bad_lines_are_named_counted_and_skipped(tmp_path: Path, replay: Replay)
         ([str(EXAMPLE)], {"DOUJIE_GATE__BACKEND": "llama_cpp", "DOUJIE_GATE__MODEL": "/nowhere/model.gguf"}, ["[gate] model", "file not found"]),
         ([str(EXAMPLE), "--out", "/nowhere/o.jsonl"], {}, ["/nowhere/o.jsonl", "cannot be written"]),
         ([], {}, ["CHAT", "no chat log given"]),
+        (["/proc/self/mem"], {}, ["/proc/self/mem", "cannot be read"]),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_clear_line_and_exit_code_2(tmp_path: Path, replay: Replay, arguments: list[str], extra: dict[str, str], words: list[str]) -> None:
@@ -182,3 +183,4 @@ def test_check_says_what_would_be_used(tmp_path: Path, replay: Replay) -> None:
     done = replay(tmp_path / "d.db", "--check")
     assert done.returncode == 0, done.stderr
     assert "database" in done.stdout
+    assert replay(tmp_path / "d.db", "--check", DOUJIE_GATE__BACKEND="llama_cpp", DOUJIE_GATE__MODEL="/nowhere/model.gguf").returncode == 2

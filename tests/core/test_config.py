@@ -142,6 +142,11 @@ def test_environment_overrides_the_file(tmp_path: Path) -> None:
     assert (gate.threshold, gate.threads) == (0.7, 3)
 
 
+def test_white_space_around_a_value_of_the_environment_is_no_part_of_it() -> None:
+    config = load_config(None, {"DOUJIE_FEISHU__APP_SECRET": "s3cret\n", "DOUJIE_GATE__THRESHOLD": " \r\n"})
+    assert (config.feishu.app_secret.get_secret_value(), config.gate.threshold) == ("s3cret", None)
+
+
 def test_real_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOUJIE_GATE__THRESHOLD", "0.7")
     assert load_config().gate.threshold == 0.7
@@ -200,6 +205,7 @@ def test_unknown_key(tmp_path: Path) -> None:
         ("bot", "timezone", "Asia/Shanghia"),
         ("bot", "timezone", "../etc/passwd"),
         ("web", "port", "70000"),
+        ("web", "host", ""),
         ("wechat", "max_body_bytes", "1M"),
     ],
 )

@@ -78,7 +78,8 @@ def test_the_compose_file_is_one_by_the_specification(tmp_path: Path) -> None:
 def test_what_the_dockerfile_sets_is_a_config_that_loads() -> None:
     parser = DockerfileParser(path=str(DEPLOY / "Dockerfile"))
     config = load_config(environment={name: value for name, value in parser.envs.items() if name.startswith("DOUJIE_")})
-    assert config.storage.url == "sqlite:////data/doujie.db"
+    assert config.storage == load_config(environment={}).storage, "the environment would take precedence over [storage] url of the config file"
+    assert [step["value"] for step in parser.structure if step["instruction"] in ("WORKDIR", "VOLUME")][-2:] == ["/data", "/data"]
     ports = [str(config.web.port), *(listen.removeprefix("0.0.0.0:") for listen in (config.feishu.listen, config.wechat.listen))]
     (exposed,) = [step["value"].split() for step in parser.structure if step["instruction"] == "EXPOSE"]
     assert set(exposed) == set(ports)
