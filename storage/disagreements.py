@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.agreement import Agreement, agreement
 from storage.engine import Database, upsert
+from storage.erasure import without_lost_words
 from storage.labels import Adjudication, Label, LabelValue, label_of, votes
 from storage.models import adjudications, label_repeats, labels, questions
 from storage.questions import LoggedQuestion, SqlQuestionLog
@@ -76,13 +77,16 @@ class SqlDisagreements:
             given = await _labels_of(connection, [question_id])
         return Disagreement(logged, tuple(votes(given[question_id])))
 
-    async def settle(self, question_id: str, label: LabelValue, rewrite: str | None, adjudicator: str) -> Adjudication | None:
-        """Record the decision, in place of an earlier one. None when the question was erased meanwhile."""
-        return await self._database.writer.submit(self._settle, (question_id, label, rewrite, adjudicator))
+    async def settle(self, question_id: str, label: LabelValue, rewrite: str | None, adjudicator: str, lines: int = 0) -> Adjudication | None:
+        """Record the decision, in place of an earlier one. None when the question was erased meanwhile.
 
-    async def reopen(self, question_id: str) -> bool:
-        """Take a decision back. False when there is none."""
-        return await self._database.writer.submit(self._reopen, question_id)
+        ``lines``: of its context, as they were shown; a rewrite that may hold words of one that was erased meanwhile is not stored.
+        """
+        return await self._database.writer.submit(self._settle, (question_id, label, rewrite, adjudicator, lines))
+
+    async def reopen(self, question_id: str, adjudicator: str) -> bool:
+        """Take a decision back. False when there is none of this adjudicator."""
+        return await self._database.writer.submit(self._reopen, (question_id, adjudicator))
 
     async def _second_looks(self, connection: AsyncConnection, labeller: str) -> list[tuple[str, str]]:
         """(first label, second label) of each question that this labeller has seen twice."""
@@ -108,16 +112,21 @@ class SqlDisagreements:
             found[question_id][name] = label
         return found
 
-    def _settle(self, connection: Connection, items: Sequence[tuple[str, LabelValue, str | None, str]]) -> list[Adjudication | None]:
+    def _settle(self, connection: Connection, items: Sequence[tuple[str, LabelValue, str | None, str, int]]) -> list[Adjudication | None]:
         return [_decide(connection, *item, self._database.now()) for item in items]
 
-    def _reopen(self, connection: Connection, ids: Sequence[str]) -> list[bool]:
-        return [connection.execute(sa.delete(adjudications).where(adjudications.c.question_id == question_id)).rowcount > 0 for question_id in ids]
+    def _reopen(self, connection: Connection, items: Sequence[tuple[str, str]]) -> list[bool]:
+        return [
+            connection.execute(sa.delete(adjudications).where(adjudications.c.question_id == question_id, adjudications.c.adjudicator == adjudicator)).rowcount > 0
+            for question_id, adjudicator in items
+        ]
 
 
-def _decide(connection: Connection, question_id: str, label: LabelValue, rewrite: str | None, adjudicator: str, now: datetime) -> Adjudication | None:
-    if connection.scalar(sa.select(questions.c.id).where(questions.c.id == question_id)) is None:
+def _decide(connection: Connection, question_id: str, label: LabelValue, rewrite: str | None, adjudicator: str, lines: int, now: datetime) -> Adjudication | None:
+    question = connection.execute(sa.select(questions.c.text, questions.c.context).where(questions.c.id == question_id)).first()
+    if question is None:
         return None
+    rewrite = without_lost_words(rewrite, lines, question)
     row: dict[str, Any] = {"question_id": question_id, "label": label.value, "rewrite": rewrite, "adjudicator": adjudicator, "created_at": now}
     connection.execute(upsert(connection.dialect.name, adjudications, ["question_id"], ["label", "rewrite", "adjudicator", "created_at"]), row)
     return Adjudication(question_id, label, adjudicator, now, rewrite)

@@ -192,6 +192,14 @@ def without_erased(resolution: Resolution, seen: Sequence[ContextLine], question
     return replace(resolution, candidate=None, rewrite=None, invented=(), reason=RefusalReason.NO_CONTEXT)
 
 
+def without_lost_words(rewrite: str | None, seen: int, question: Any) -> str | None:
+    """``rewrite``, by somebody who saw so many context lines of ``question`` (a row of text and context); None where some were erased since and it says what no line left says."""
+    if rewrite is None or len(question.context) >= seen:
+        return rewrite
+    left = f"{question.text}\n{_texts(question.context)}"
+    return rewrite if all(piece in left for piece in _added(question.text, rewrite)) else None
+
+
 def _texts(lines: Iterable[dict[str, Any]]) -> str:
     return "\n".join(line["text"] for line in lines)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.engine import Database, insert_new
+from storage.erasure import without_lost_words
 from storage.labels import Label, LabelValue, label_of
 from storage.models import label_repeats, labels, questions, review_queue
 from storage.questions import LoggedQuestion, SqlQuestionLog
@@ -51,7 +52,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a labeller said of an :class:`Item`."""
+    """What a labeller said of an :class:`Item`. ``lines``: of its context, as they were shown."""
 
     question_id: str
     labeller: str
@@ -59,6 +60,7 @@ class Answer:
     rewrite: str | None
     source: Source
     seen: int
+    lines: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ class SqlLabelling:
     async def give(self, answer: Answer) -> Given | None:
         """Store an answer: the label, the second look if it is one, and the question leaves the review queue. None when the question was erased meanwhile.
 
-        The same answer sent again (its first response was lost) is stored once.
+        The same answer sent again (its first response was lost) is stored once. A rewrite that may hold words of a line that was erased meanwhile is not stored.
         """
         return await self._database.writer.submit(self._give, answer)
 
@@ -223,8 +225,10 @@ def _newest_by(question_id: str, labeller: str) -> sa.Select[int | None]:
 
 
 def _store(connection: Connection, answer: Answer, now: datetime) -> Given | None:
-    if connection.scalar(sa.select(questions.c.id).where(questions.c.id == answer.question_id)) is None:
+    question = connection.execute(sa.select(questions.c.text, questions.c.context).where(questions.c.id == answer.question_id)).first()
+    if question is None:
         return None
+    answer = replace(answer, rewrite=without_lost_words(answer.rewrite, answer.lines, question))
     if (stored := _sent_before(connection, answer)) is not None:
         return stored
     values = {"question_id": answer.question_id, "labeller": answer.labeller, "label": answer.label.value, "rewrite": answer.rewrite, "created_at": now}
@@ -256,7 +260,9 @@ def _leave_queue(connection: Connection, question_id: str) -> QueueItem | None:
 
 def _remove(connection: Connection, given: Given) -> bool:
     label, queued = given.label, given.queued
-    if connection.execute(sa.delete(labels).where(labels.c.id == label.id)).rowcount == 0:
+    # Of an erased label SQLite gives the id to the next one, which is somebody else's.
+    this = (labels.c.id == label.id, labels.c.question_id == label.question_id, labels.c.labeller == label.labeller)
+    if connection.execute(sa.delete(labels).where(*this)).rowcount == 0:
         return False
     if given.second_look:
         connection.execute(sa.delete(label_repeats).where(label_repeats.c.question_id == label.question_id, label_repeats.c.labeller == label.labeller))

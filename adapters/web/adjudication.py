@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from adapters.web.labelling import fields, labeller_of, read_label, read_rewrite
+from adapters.web.labelling import fields, labeller_of, read_label, read_number, read_rewrite
 from adapters.web.patience import within_patience
 from adapters.web.setup import PagesSetup
 from adapters.web.view import View
@@ -18,10 +18,14 @@ from storage.labels import Adjudication, LabelValue
 
 @dataclass(slots=True)
 class _Session:
-    """One adjudicator. ``done``: (question id, whether it was decided and not skipped), newest last."""
+    """One adjudicator. ``done``: (question id, whether it was decided and not skipped), newest last.
+
+    ``undone``: if taking back was the last that was done, the question that was shown before it, and what is shown since.
+    """
 
     skipped: set[str] = field(default_factory=set)
     done: list[tuple[str, bool]] = field(default_factory=list)
+    undone: tuple[str, str] | None = None
 
 
 class AdjudicationPages:
@@ -39,46 +43,53 @@ class AdjudicationPages:
         name = labeller_of(request, self._default_name)
         if not name:
             return self._view.page(request, "name.html", name="", bad=False)
+        self._sessions[name].undone = None
         return self._view.page(request, "adjudicate.html", name=name, **await self._work(name))
 
     async def _decide(self, request: web.Request) -> web.Response:
         name, form = self._required_name(request), await fields(request)
-        label, found = read_label(form), await self._disagreements.get(form.get("question_id", ""))
+        label, lines, found = read_label(form), read_number(form, "lines"), await self._disagreements.get(form.get("question_id", ""))
         if found is None:
             return await self._next(request, name, notice="label.gone")
         question = found.logged.question
         rewrite = read_rewrite(form, question.text) if label is LabelValue.YES else None
-        decision = await within_patience(self._disagreements.settle(question.id, label, rewrite, name), self._patience)
+        decision = await within_patience(self._disagreements.settle(question.id, label, rewrite, name, lines), self._patience)
         if decision is None:
             return await self._next(request, name, notice="label.gone")
-        done = self._sessions[name].done
-        if (question.id, True) not in done:
-            done.append((question.id, True))
-        return await self._next(request, name, decision=decision, text=question.text)
+        session = self._sessions[name]
+        session.undone = None
+        if (question.id, True) not in session.done:
+            session.done.append((question.id, True))
+        return await self._next(request, name, decision=decision, text=question.text, notice="label.line_gone" if decision.rewrite != rewrite else "")
 
     async def _skip(self, request: web.Request) -> web.Response:
         name, question_id = self._required_name(request), (await fields(request)).get("question_id", "")
         session = self._sessions[name]
+        session.undone = None
         if question_id not in session.skipped:
             session.skipped.add(question_id)
             session.done.append((question_id, False))
         return await self._next(request, name)
 
     async def _undo(self, request: web.Request) -> web.Response:
-        name = self._required_name(request)
+        name, shown = self._required_name(request), (await fields(request)).get("question_id", "")
         session = self._sessions[name]
+        if session.undone is not None and session.undone[0] == shown:  # it is sent again: its first response was lost
+            return await self._next(request, name, first=session.undone[1])
         if not session.done:
             return await self._next(request, name, notice="label.nothing_to_undo")
         question_id, decided = session.done[-1]
         if decided:
-            await within_patience(self._disagreements.reopen(question_id), self._patience)
+            await within_patience(self._disagreements.reopen(question_id, name), self._patience)
         session.done.remove((question_id, decided))
         session.skipped.discard(question_id)
+        session.undone = None if question_id == shown else (shown, question_id)
         return await self._next(request, name, first=question_id)
 
     async def _again(self, request: web.Request) -> web.Response:
         name = self._required_name(request)
         session = self._sessions[name]
+        session.undone = None
         session.skipped.clear()
         session.done = [entry for entry in session.done if entry[1]]
         return await self._next(request, name)

@@ -57,6 +57,7 @@ class LabellingPages:
         name = labeller_of(request, self._default_name)
         if not name:
             return self._view.page(request, "name.html", name="", bad=False)
+        self._sittings.of(name).undone = None
         return self._view.page(request, "label.html", name=name, **await self._work(name))
 
     # --- who labels
@@ -76,17 +77,17 @@ class LabellingPages:
 
     async def _answer(self, request: web.Request) -> web.Response:
         name, form = self._required_name(request), await fields(request)
-        label, source, seen = read_label(form), _source(form), _seen(form)
+        label, source, seen, lines = read_label(form), _source(form), read_number(form, "seen"), read_number(form, "lines")
         item = await self._desk.item(form.get("question_id", ""), name, source)
         if item is None:
             return await self._next(request, name, notice="label.gone")
         question = item.logged.question
         rewrite = read_rewrite(form, question.text) if label is LabelValue.YES else None
-        given = await within_patience(self._desk.give(Answer(question.id, name, label, rewrite, source, seen)), self._patience)
+        given = await within_patience(self._desk.give(Answer(question.id, name, label, rewrite, source, seen, lines)), self._patience)
         if given is None:
             return await self._next(request, name, notice="label.gone")
         self._sittings.of(name).gave(given)
-        return await self._next(request, name, last=Last(item.logged, given))
+        return await self._next(request, name, last=Last(item.logged, given), notice="label.line_gone" if given.label.rewrite != rewrite else "")
 
     async def _skip(self, request: web.Request) -> web.Response:
         name, form = self._required_name(request), await fields(request)
@@ -98,21 +99,30 @@ class LabellingPages:
         return await self._next(request, name, last=Last(item.logged, None))
 
     async def _undo(self, request: web.Request) -> web.Response:
-        name = self._required_name(request)
+        name, shown = self._required_name(request), (await fields(request)).get("question_id", "")
         sitting = self._sittings.of(name)
-        action = sitting.newest or await self._desk.last_answer(name, self._clock.now() - _UNDO_AFTER_RESTART)
-        if action is None:
-            return await self._next(request, name, notice="label.nothing_to_undo")
-        if isinstance(action, Skip):
-            question_id, source = action.question_id, action.source
+        if sitting.undone is not None and sitting.undone[0] == shown:  # it is sent again: its first response was lost
+            back = sitting.undone[1]
         else:
-            question_id, source = action.label.question_id, Source.REPEAT if action.second_look else Source.TAKEN_BACK
-            await within_patience(self._desk.take_back(action), self._patience)
-        sitting.forget(action)
-        item = await self._desk.item(question_id, name, source)
+            action = sitting.newest or await self._desk.last_answer(name, self._clock.now() - _UNDO_AFTER_RESTART)
+            if action is None:
+                return await self._next(request, name, notice="label.nothing_to_undo")
+            back = await self._take_back(sitting, action)
+            sitting.undone = None if back.question_id == shown else (shown, back)
+        item = await self._desk.item(back.question_id, name, back.source)
         if item is None:
             return await self._next(request, name, notice="label.gone")
         return self._fragment(request, self._show(name, item))
+
+    async def _take_back(self, sitting: Sitting, action: Given | Skip) -> Skip:
+        """What is to be shown then. Where the database makes it wait, the next attempt takes the same action back."""
+        if isinstance(action, Given):
+            sitting.gave(action)
+            await within_patience(self._desk.take_back(action), self._patience)
+        sitting.forget(action)
+        if isinstance(action, Skip):
+            return action
+        return Skip(action.label.question_id, Source.REPEAT if action.second_look else Source.TAKEN_BACK)
 
     async def _again(self, request: web.Request) -> web.Response:
         name = self._required_name(request)
@@ -196,11 +206,11 @@ def _source(form: Mapping[str, str]) -> Source:
         raise web.HTTPBadRequest(text="source is unknown\n") from None
 
 
-def _seen(form: Mapping[str, str]) -> int:
-    seen = form.get("seen", "0")
-    if not seen.isascii() or not seen.isdigit() or len(seen) > 18:
-        raise web.HTTPBadRequest(text="seen must be a number\n")
-    return int(seen)
+def read_number(form: Mapping[str, str], name: str) -> int:
+    number = form.get(name, "0")
+    if not number.isascii() or not number.isdigit() or len(number) > 18:
+        raise web.HTTPBadRequest(text=f"{name} must be a number\n")
+    return int(number)
 
 
 def _rows(standing: Standing) -> list[tuple[str, Agreement]]:

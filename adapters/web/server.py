@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -33,7 +34,7 @@ def page_address(host: str, port: int, token: str) -> str:
                 host = probe.getsockname()[0]
             except OSError:
                 host = socket.gethostname()
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/?token={token}"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/?token={quote(token, safe='')}"
 
 
 class WebServer:

@@ -26,14 +26,21 @@ class Skip:
 
 @dataclass(slots=True)
 class Sitting:
-    """One labeller. ``done``: what can be taken back, newest last."""
+    """One labeller. ``done``: what can be taken back, newest last.
+
+    ``undone``: if taking back was the last that was done, the question that was shown before it, and what is shown since.
+    """
 
     skipped: set[str] = field(default_factory=set)
     done: deque[Given | Skip] = field(default_factory=lambda: deque(maxlen=_UNDO_DEPTH))
+    undone: tuple[str, Skip] | None = None
 
     def skip(self, skip: Skip) -> None:
-        self.skipped.add(skip.question_id)
-        self.done.append(skip)
+        """Remember a skip, once also where it was sent twice."""
+        self.undone = None
+        if skip.question_id not in self.skipped:
+            self.skipped.add(skip.question_id)
+            self.done.append(skip)
 
     @property
     def newest(self) -> Given | Skip | None:
@@ -42,7 +49,9 @@ class Sitting:
 
     def gave(self, given: Given) -> None:
         """Remember an answer, once also where it was sent twice."""
-        if not any(isinstance(action, Given) and action.label.id == given.label.id for action in self.done):
+        self.undone = None
+        new = (given.label.id, given.label.question_id)
+        if not any(isinstance(action, Given) and (action.label.id, action.label.question_id) == new for action in self.done):
             self.done.append(given)
 
     def forget(self, action: Given | Skip) -> None:
@@ -53,6 +62,7 @@ class Sitting:
             self.skipped.discard(action.question_id)
 
     def show_skipped_again(self) -> None:
+        self.undone = None
         self.skipped.clear()
         self.done = deque((action for action in self.done if isinstance(action, Given)), maxlen=_UNDO_DEPTH)
 

@@ -60,6 +60,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "label.second_look": ("a second look: you saw it before", "这是复看，你之前标过"),
     "label.skipped": ("Skipped", "已跳过"),
     "label.gone": ("That question was erased meanwhile, on a member's wish. Here is the next.", "该提问刚刚按成员要求被删除，请看下一条。"),
+    "label.line_gone": (
+        "A line of that conversation was taken back meanwhile. Your answer is stored, but not the rewrite, which may hold its words.",
+        "那段对话中有消息刚被撤回或删除。回答已保存；改写可能含有它的内容，没有保存。",
+    ),
     "label.nothing_to_undo": ("There is nothing to take back.", "没有可以撤销的操作。"),
     "label.done": ("All is labelled.", "全部标完了。"),
     "label.done.more": ("New questions appear here as members ask them.", "有新提问时会出现在这里。"),

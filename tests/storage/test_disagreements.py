@@ -48,8 +48,9 @@ async def test_a_decision_settles_it_until_it_is_taken_back(database: Database, 
     again = await desk.settle(question, YES, "完整？", "dora")
     assert again is not None
     assert (again.label, again.rewrite, again.adjudicator) == (YES, "完整？", "dora")
-    assert await desk.reopen(question)
-    assert not await desk.reopen(question)
+    assert not await desk.reopen(question, "carl")
+    assert await desk.reopen(question, "dora")
+    assert not await desk.reopen(question, "dora")
     assert await desk.open() == [question]
 
 

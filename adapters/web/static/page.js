@@ -44,7 +44,7 @@
     return code ? code[1].toLowerCase() : "";
   };
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing || event.keyCode === 229) return;
     if ($("dialog[open]")) {
       if (event.key === "?") $("dialog[open]").close();
       return;
@@ -82,7 +82,7 @@
     waiting(true);
     retryTimer = setTimeout(() => {
       retryTimer = 0;
-      element.click();
+      if (element.requestSubmit) element.requestSubmit(); else element.click();  // the form of the name is submitted
     }, RETRY_MS);
   };
   document.addEventListener("htmx:beforeRequest", (event) => {

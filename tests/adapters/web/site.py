@@ -87,7 +87,7 @@ class Browser:
         return self.page
 
     async def undo(self) -> Page:
-        self.page = await self.post("/label/undo")
+        self.page = await self.post("/label/undo", **self.page.fields)
         return self.page
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from core.messages import Recall
 from storage.disagreements import SqlDisagreements
+from storage.inbox import SqlInbox
 from storage.labels import LabelValue, SqlLabels
+from storage.questions import SqlQuestionLog
 from tests.adapters.web.site import Browser, Page, Site
 
 
-async def disagree(site: Site, text: str = "") -> str:
-    question = await site.ask(text, probability=0.97)
+async def disagree(site: Site, text: str = "", *context: str) -> str:
+    question = await site.ask(text, context=context, probability=0.97)
     labels = SqlLabels(site.database)
     await labels.add(question, "anna", LabelValue.YES, "mmpose 怎么部署？")
     await labels.add(question, "ben", LabelValue.NO)
@@ -49,10 +52,13 @@ async def test_decisions_and_skips_can_be_taken_back(site: Site) -> None:
         assert page.question == older
         page = await decide(browser, page, "not_question")
         assert "Show the 1 skipped ones again" in page.text
-        assert (await browser.post("/adjudicate/undo")).question == older
+        for _ in range(2):  # the first response is lost
+            undone = await browser.post("/adjudicate/undo", **page.fields)
+            assert undone.question == older
         assert await settled(site, older) == []
-        assert (await browser.post("/adjudicate/undo")).question == newer
-        assert "nothing to take back" in (await browser.post("/adjudicate/undo")).text
+        page = await browser.post("/adjudicate/undo", **undone.fields)
+        assert page.question == newer
+        assert "nothing to take back" in (await browser.post("/adjudicate/undo", **page.fields)).text
         await browser.post("/adjudicate/skip", question_id=newer)
         assert (await browser.post("/adjudicate/again")).question == newer
 
@@ -62,7 +68,20 @@ async def test_two_adjudicators_at_once_leave_one_decision(site: Site) -> None:
     async with site.browser("carl") as carl, site.browser("dora") as dora:
         pages = [await browser.get("/adjudicate") for browser in (carl, dora)]
         assert [(await decide(browser, page, label)).status for browser, page, label in zip((carl, dora), pages, ("yes", "no"), strict=True)] == [200, 200]
+        assert await settled(site, question) == [("dora", "no", None)]
+        await carl.post("/adjudicate/undo")
     assert await settled(site, question) == [("dora", "no", None)]
+
+
+async def test_words_of_a_line_that_was_taken_back_meanwhile_are_not_stored(site: Site) -> None:
+    question = await disagree(site, "怎么部署？", "mmpose 支持么")
+    async with site.browser("carl") as browser:
+        page = await browser.get("/adjudicate")
+        logged = await SqlQuestionLog(site.database).get(question)
+        assert logged is not None
+        await SqlInbox(site.database).recall(Recall("feishu", "g1", logged.question.context[0].message_id, site.clock.now()))
+        assert "was taken back meanwhile" in (await decide(browser, page, "yes", rewrite="mmpose 怎么部署？")).text
+    assert await settled(site, question) == [("carl", "yes", None)]
 
 
 async def test_an_unknown_question_and_a_missing_name_are_told(site: Site) -> None:

@@ -18,6 +18,7 @@ from core.messages import Recall
 from storage.inbox import SqlInbox
 from storage.labelling import REPEAT_EVERY
 from storage.models import review_queue
+from storage.questions import SqlQuestionLog
 from storage.review_queue import QueueItem, QueueReason, SqlReviewQueue
 from tests.adapters.web.site import TOKEN, Site, open_site
 
@@ -119,6 +120,68 @@ async def test_undo_goes_back_step_by_step_over_answers_and_skips(site: Site) ->
     assert [(item.question_id, item.reason, item.priority, item.detail) for item in await SqlReviewQueue(site.database).top(5)] == [(third, QueueReason.REFUSED, 2.0, "why")]
 
 
+async def test_undo_does_not_reach_the_label_that_got_the_number_of_an_erased_one(site: Site) -> None:
+    older, newer = await site.ask(), await site.ask()
+    async with site.browser("anna") as anna, site.browser("ben") as ben:
+        assert (anna.page.question, ben.page.question) == (newer, older)
+        await anna.answer("yes")
+        platform, chat, message_id = newer.split(":")
+        await SqlInbox(site.database).recall(Recall(platform, chat, message_id, site.clock.now()))
+        await ben.answer("no")
+        assert "erased meanwhile" in (await anna.undo()).text
+        assert await site.labels(older) == [("ben", "no", None)]
+        await anna.answer("yes")
+        await anna.undo()
+        assert anna.page.question == older
+    assert await site.labels(older) == [("ben", "no", None)]
+
+
+async def test_what_is_sent_again_because_its_response_was_lost_is_done_once(site: Site) -> None:
+    first, second, third = await site.ask(), await site.ask(), await site.ask()
+    async with site.browser("anna") as browser:
+        await browser.answer("yes")
+        await browser.answer("no")
+        shown = browser.page.fields
+        assert [(await browser.post("/label/undo", **shown)).question for _ in range(2)] == [second, second]
+        assert (await site.labels(third), await site.labels(second)) == ([("anna", "yes", None)], [])
+        await browser.get("/label")
+        shown = browser.page.fields
+        assert [(await browser.post("/label/skip", **shown)).question for _ in range(2)] == [first, first]
+        await browser.get("/label")
+        assert (await browser.undo()).question == second
+        assert (await browser.undo()).question == third
+
+
+async def test_an_undo_that_waits_for_the_database_takes_back_one_answer_also_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "d.db"
+    async with open_site(path) as site, site.browser("anna") as browser:
+        first, second = await site.ask(), await site.ask()
+        await browser.get("/label")
+        await browser.answer("yes")
+        await browser.answer("no")
+    async with open_site(path, patience=0.03, clock=site.clock) as site, site.browser("anna") as browser:
+        async with locked(path):
+            assert (await browser.post("/label/undo")).status == 503
+        while (page := await browser.post("/label/undo")).status == 503 or await site.labels(first):
+            pass
+        assert page.question == first
+        assert await site.labels(second) == [("anna", "yes", None)]
+
+
+@pytest.mark.parametrize(("rewrite", "kept"), [("mmpose 怎么部署？", None), ("看文档里怎么部署？", "看文档里怎么部署？")])
+async def test_words_of_a_line_that_was_taken_back_meanwhile_are_not_stored(site: Site, rewrite: str, kept: str | None) -> None:
+    question = await site.ask("怎么部署？", context=("mmpose 支持么", "先看文档里的"))
+    async with site.browser("anna") as browser:
+        await browser.get("/label")
+        logged = await SqlQuestionLog(site.database).get(question)
+        assert logged is not None
+        await SqlInbox(site.database).recall(Recall("feishu", "g1", logged.question.context[0].message_id, site.clock.now()))
+        page = await browser.answer("yes", rewrite)
+        assert ("was taken back meanwhile" in page.text) is (kept is None)
+        assert "mmpose" not in page.text
+    assert await site.labels(question) == [("anna", "yes", kept)]
+
+
 async def test_a_closed_browser_and_a_restarted_server_lose_nothing(site: Site, tmp_path: Path) -> None:
     first, second = await site.ask(), await site.ask()
     async with site.browser("anna") as browser:
@@ -189,7 +252,7 @@ async def test_an_erased_question_is_told_of_and_the_next_one_comes(site: Site) 
 
 @pytest.mark.parametrize(
     "fields",
-    [{"label": "maybe"}, {"label": ""}, {"source": "elsewhere"}, {"seen": "-1"}, {"seen": "²"}, {"seen": "9" * 30}],
+    [{"label": "maybe"}, {"label": ""}, {"source": "elsewhere"}, {"seen": "-1"}, {"seen": "²"}, {"seen": "9" * 30}, {"lines": "many"}],
 )
 async def test_a_form_that_no_page_of_ours_sends_is_refused(site: Site, fields: dict[str, str]) -> None:
     question = await site.ask()

@@ -104,9 +104,10 @@ def test_templates_hold_no_script_no_style_and_no_address_of_others() -> None:
             assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", text)), path
 
 
-async def test_health_and_metrics_stay_open_beside_the_pages(tmp_path: Path) -> None:
+@pytest.mark.parametrize("token", [TOKEN, "9Zk+c2/x&y#z%41=="])
+async def test_health_and_metrics_stay_open_beside_the_pages(tmp_path: Path, token: str) -> None:
     database = await open_database(f"sqlite:///{tmp_path / 'd.db'}")
-    server = WebServer(make_app(Readiness({}, lambda: True), Metrics(), PagesSetup(database, TOKEN)), "127.0.0.1", 0)
+    server = WebServer(make_app(Readiness({}, lambda: True), Metrics(), PagesSetup(database, token)), "127.0.0.1", 0)
     await server.start()
     assert server.address is not None
     address = f"http://127.0.0.1:{server.address[1]}"
@@ -117,7 +118,7 @@ async def test_health_and_metrics_stay_open_beside_the_pages(tmp_path: Path) -> 
                 assert "Content-Security-Policy" not in response.headers
         async with session.get(f"{address}/dashboard") as response:
             assert response.status == 403
-        async with session.get(page_address("127.0.0.1", server.address[1], TOKEN)) as response:
+        async with session.get(page_address("127.0.0.1", server.address[1], token)) as response:
             assert (response.status, response.url.path) == (200, "/dashboard")
     await server.stop()
     await database.close()
