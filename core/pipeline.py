@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 LONGEST_NAP = 60.0
 """Seconds after which the merge timer looks at the time again: a machine that starts with a wrong time is set right while it sleeps."""
+STORAGE_PAUSE = 5.0
+"""Seconds after which a database that failed is asked again for what an earlier run left."""
 
 
 @dataclass(slots=True)
@@ -102,7 +104,7 @@ class Pipeline:
             self._tasks.append(asyncio.create_task(worker(), name=worker.__name__))
         left = await self._recover()
         if live:
-            self._backlog = asyncio.create_task(self._guarded("storage", partial(self._take_up_slowly, left)), name="backlog")
+            self._backlog = asyncio.create_task(self._work_off(left), name="backlog")
             self._tasks += [asyncio.create_task(self._close_by_clock(), name="merge timer"), self._backlog]
         else:
             await self._take_up_slowly(left)
@@ -117,11 +119,21 @@ class Pipeline:
         waits_for = {True: self.gate, False: self.resolver}
         return [entry.question.id for entry in unfinished if self._is_ours(entry.question.conversation) and waits_for[entry.verdict is None] is not None]
 
-    async def _take_up_slowly(self, ids: Sequence[str]) -> None:
-        """A few at a time, as they stand in the log by then: a start does not wait until slow models are through with them, nor do questions that are asked meanwhile."""
-        few = self.settings.judge_together
-        for start in range(0, len(ids), few):
-            await self._take_up(await self.questions.unfinished(ids[start : start + few]))
+    async def _work_off(self, left: list[str]) -> None:
+        """As :meth:`_take_up_slowly`, however often the database fails meanwhile."""
+        while left:
+            await self._guarded("storage", partial(self._take_up_slowly, left))
+            if left:
+                await self._clock.sleep(STORAGE_PAUSE)
+
+    async def _take_up_slowly(self, left: list[str]) -> None:
+        """A few at a time, as they stand in the log by then, until none are ``left``: a start does not wait until slow models are through with them, nor do questions that are
+        asked meanwhile.
+        """
+        while left:
+            few = left[: self.settings.judge_together]
+            await self._take_up(await self.questions.unfinished(few))
+            del left[: len(few)]
             await self._to_judge.join()
             await self._to_resolve.join()
 

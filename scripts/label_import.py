@@ -101,6 +101,7 @@ async def _store(database: Database, given: Sequence[GivenLabel], labeller: str,
     logged = await SqlQuestionLog(database).get_many(list({key for _, key in wanted}))
     now = database.now()
     labels: list[Label] = []
+    lines: list[int] = []
     for one, key in wanted:
         question = logged.get(key)
         if question is None:
@@ -108,7 +109,8 @@ async def _store(database: Database, given: Sequence[GivenLabel], labeller: str,
             continue
         own = one.rewrite if not one.exported_rewrite or one.rewrite != question_record(question)["rewrite"] else None
         labels.append(Label(key, labeller, one.label, min(one.at or now, now), own))
-    stored = await SqlLabels(database).add_new(labels)
+        lines.append(one.lines)
+    stored = await SqlLabels(database).add_new(labels, lines)
     imported.stored += sum(stored)
     imported.known += len(stored) - sum(stored)
     await SqlReviewQueue(database).remove([label.question_id for label, new in zip(labels, stored, strict=True) if new])

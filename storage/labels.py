@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import InputError
 from storage.engine import Database
+from storage.erasure import without_lost_words
 from storage.models import adjudications, labels, questions
 
 
@@ -102,10 +103,14 @@ class SqlLabels:
             raise InputError(f"question {question_id}", "not in the log", "It may have been erased on a member's wish; go on with the next")
         return stored
 
-    async def add_new(self, given: Sequence[Label]) -> list[bool]:
+    async def add_new(self, given: Sequence[Label], lines: Sequence[int] = ()) -> list[bool]:
         """Append labels with the times that they bear, in one transaction. Returns for each whether it was stored: one that its labeller has given before (same question, label and
-        rewrite) is left out, and so is one for a question that is not in the log."""
-        return await self._database.writer.submit(self._add_new, tuple(given), len(given)) if given else []
+        rewrite) is left out, and so is one for a question that is not in the log.
+
+        ``lines``: of the context, as each labeller saw them; a rewrite that may hold words of one that was erased since is not stored.
+        """
+        batch = tuple(zip(given, lines or [0] * len(given), strict=True))
+        return await self._database.writer.submit(self._add_new, batch, len(batch)) if batch else []
 
     async def remove(self, label_id: int) -> bool:
         """Take a label back (undo). False when there is none."""
@@ -130,8 +135,8 @@ class SqlLabels:
     def _add(self, connection: Connection, items: Sequence[Label]) -> list[Label | None]:
         return [_insert(connection, item) for item in items]
 
-    def _add_new(self, connection: Connection, batches: Sequence[tuple[Label, ...]]) -> list[list[bool]]:
-        return [[not _given_before(connection, item) and _insert(connection, item) is not None for item in batch] for batch in batches]
+    def _add_new(self, connection: Connection, batches: Sequence[Sequence[tuple[Label, int]]]) -> list[list[bool]]:
+        return [[_add_once(connection, item, lines) for item, lines in batch] for batch in batches]
 
     def _remove(self, connection: Connection, ids: Sequence[int]) -> list[bool]:
         return [connection.execute(sa.delete(labels).where(labels.c.id == label_id)).rowcount > 0 for label_id in ids]
@@ -145,6 +150,14 @@ def label_of(row: Row[Any]) -> Label:
 def adjudication_of(row: Row[Any]) -> Adjudication:
     """A row of ``adjudications`` as a value."""
     return Adjudication(row.question_id, LabelValue(row.label), row.adjudicator, row.created_at, row.rewrite)
+
+
+def _add_once(connection: Connection, item: Label, lines: int) -> bool:
+    question = connection.execute(sa.select(questions.c.text, questions.c.context).where(questions.c.id == item.question_id)).first()
+    if question is None:
+        return False
+    item = replace(item, rewrite=without_lost_words(item.rewrite, lines, question))
+    return not _given_before(connection, item) and _insert(connection, item) is not None
 
 
 def _given_before(connection: Connection, item: Label) -> bool:

@@ -15,11 +15,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from core.delivery import REPLY_PREFIX
 from core.messages import ConversationKey
 from core.ports import OutgoingReply
 from storage.bulk import STANDING, MessageKey, stored_messages
 from storage.engine import Database, insert_new
-from storage.models import replies
+from storage.models import questions, replies
 
 
 class ReplyState(StrEnum):
@@ -148,7 +149,8 @@ class SqlOutbox:
         standing = stored_messages(connection, {key for reply in items for key in _made_of(reply)}, STANDING)
         answers = []
         for reply in items:
-            if not standing.issuperset(_made_of(reply)):
+            gone = {message_id for *_, message_id in set(_made_of(reply)) - standing}
+            if gone and not _still_shown(connection, reply, gone):
                 answers.append(False)
                 continue
             row = {
@@ -205,6 +207,12 @@ def _pending(platform: str) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bo
 
 def _made_of(reply: OutgoingReply) -> list[MessageKey]:
     return [(*reply.conversation, message_id) for message_id in reply.made_of]
+
+
+def _still_shown(connection: Connection, reply: OutgoingReply, gone: set[str]) -> bool:
+    """Whether the question of ``reply`` shows all of ``gone`` as before: age took them out of the inbox, a recall or a member's wish would have taken them out of it too."""
+    context = connection.scalar(sa.select(questions.c.context).where(questions.c.id == reply.idempotency_key.removeprefix(REPLY_PREFIX)))
+    return context is not None and gone.issubset(line["message_id"] for line in context)
 
 
 def _queued(row: sa.Row[Any]) -> QueuedReply:

@@ -188,7 +188,7 @@ class FeishuAdapter:
             self._bot = replace(self._bot, open_id=await _bot_id(session.rest))
         except ApiError as error:
             log.warning("feishu.bot_unknown", problem=str(error), remedy="Enable the bot ability of the app and publish a version.")
-            if session.identifying is None:
+            if session.identifying is None and self._session is session:  # it may have been stopped meanwhile
                 session.identifying = asyncio.create_task(self._identify_later(session.rest), name="feishu-identity")
 
     async def _identify_later(self, rest: Rest) -> None:

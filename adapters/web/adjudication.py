@@ -75,16 +75,25 @@ class AdjudicationPages:
         name, shown = self._required_name(request), (await fields(request)).get("question_id", "")
         session = self._sessions[name]
         if session.undone is not None and session.undone[0] == shown:  # it is sent again: its first response was lost
-            return await self._next(request, name, first=session.undone[1])
-        if not session.done:
+            question_id = session.undone[1]
+        elif not session.done:
             return await self._next(request, name, notice="label.nothing_to_undo")
+        else:
+            question_id = await self._take_back(session, name)
+            session.undone = (shown, question_id)
+        work = await self._work(name, first=question_id)
+        if work["found"] is None or shown == question_id or work["found"].logged.question.id != question_id:
+            session.undone = None  # the same question is shown again, to be left by another undo
+        return self._view.fragment(request, "decide.html", **work)
+
+    async def _take_back(self, session: _Session, name: str) -> str:
+        """The question whose decision or skip was the last."""
         question_id, decided = session.done[-1]
         if decided:
             await within_patience(self._disagreements.reopen(question_id, name), self._patience)
         session.done.remove((question_id, decided))
         session.skipped.discard(question_id)
-        session.undone = None if question_id == shown else (shown, question_id)
-        return await self._next(request, name, first=question_id)
+        return question_id
 
     async def _again(self, request: web.Request) -> web.Response:
         name = self._required_name(request)

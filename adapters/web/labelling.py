@@ -111,6 +111,7 @@ class LabellingPages:
             sitting.undone = None if back.question_id == shown else (shown, back)
         item = await self._desk.item(back.question_id, name, back.source)
         if item is None:
+            sitting.undone = None  # the same question may be shown again, to be left by another undo
             return await self._next(request, name, notice="label.gone")
         return self._fragment(request, self._show(name, item))
 

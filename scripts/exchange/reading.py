@@ -40,7 +40,8 @@ class ImportFormat(StrEnum):
 @dataclass(frozen=True, slots=True)
 class GivenLabel:
     """A label in a file. ``question_id`` "" where ``instruction`` tells the question; ``at``: when it was given, None where the file does not say; ``annotator``: who, by the other
-    tool's number; ``exported_rewrite``: ``rewrite`` stands where an export puts the bot's own, so that it is a labeller's only if it differs from that.
+    tool's number; ``exported_rewrite``: ``rewrite`` stands where an export puts the bot's own, so that it is a labeller's only if it differs from that; ``lines``: of the context,
+    as the labeller saw them.
     """
 
     where: str
@@ -51,6 +52,7 @@ class GivenLabel:
     annotator: str = ""
     instruction: str = ""
     exported_rewrite: bool = False
+    lines: int = 0
 
 
 @dataclass(slots=True)
@@ -181,7 +183,8 @@ def _of_task(task: dict[str, Any], where: str) -> list[GivenLabel]:
         if choice is not None:
             label = _label(choice)
             at = _time(annotation.get("updated_at") or annotation.get("created_at"))
-            found.append(GivenLabel(where, question_id, label, _rewrite(rewrite, label), at, _annotator(annotation.get("completed_by"))))
+            annotator = _annotator(annotation.get("completed_by"))
+            found.append(GivenLabel(where, question_id, label, _rewrite(rewrite, label), at, annotator, lines=_lines(data.get("dialogue"))))
     return found
 
 
@@ -205,7 +208,8 @@ def _of_minimal(record: dict[str, Any], where: str) -> list[GivenLabel]:
     label = _label(choice)
     rewrite = _rewrite(_only(record.get("rewrite")), label)
     at = _time(record.get("updated_at") or record.get("created_at"))
-    return [GivenLabel(where, _question_id(record["question_id"], "question_id"), label, rewrite, at, _annotator(record.get("annotator")))]
+    question_id, annotator = _question_id(record["question_id"], "question_id"), _annotator(record.get("annotator"))
+    return [GivenLabel(where, question_id, label, rewrite, at, annotator, lines=_lines(record.get("dialogue")))]
 
 
 def _only(value: Any) -> Any:
@@ -234,7 +238,8 @@ def _of_exported(record: dict[str, Any], where: str) -> list[GivenLabel]:
     if record["label"] is None:
         return []
     label = _label(record["label"])
-    return [GivenLabel(where, question_id, label, _rewrite(record.get("rewrite"), label), exported_rewrite="probability" in record)]
+    rewrite, lines = _rewrite(record.get("rewrite"), label), _lines(record.get("context"))
+    return [GivenLabel(where, question_id, label, rewrite, exported_rewrite="probability" in record, lines=lines)]
 
 
 def _of_alpaca(record: dict[str, Any], where: str) -> list[GivenLabel]:
@@ -275,6 +280,10 @@ def _rewrite(value: Any, label: LabelValue) -> str | None:
     if not isinstance(value, str) or len(value) > _LONGEST_REWRITE:
         raise _BrokenError(f"has a rewrite that is no text of at most {_LONGEST_REWRITE} characters")
     return clean_text(value).strip() or None
+
+
+def _lines(value: Any) -> int:
+    return len(value) if isinstance(value, list) else 0
 
 
 def _time(value: Any) -> datetime | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from core.bus import EventBus
-from core.errors import BackendError
+from core.errors import BackendError, StorageError
 from core.events import MessageStored, QuestionJudged, QuestionResolved
 from core.merger import Merger
 from core.messages import Message, Question, Recall, RefusalReason, Resolution, Verdict
@@ -21,7 +21,7 @@ from core.pipeline import Pipeline, PipelineSettings
 from core.question_filter import QuestionFilter
 from storage.engine import Database, open_database
 from storage.inbox import SqlInbox
-from storage.questions import SqlQuestionLog
+from storage.questions import LoggedQuestion, SqlQuestionLog
 from tests.adapters.manual_clock import ManualClock, eventually
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -163,6 +163,32 @@ async def test_neither_a_live_start_nor_what_is_asked_after_it_waits_for_all_tha
     await third.pipeline.drain()
     await third.stop()
     assert sorted(gate.asked) == [f"test:g:m{number}" for number in (0, 2, 3, 4, 5, 9)]
+
+
+class FailingLog(SqlQuestionLog):
+    """Fails once when it is asked for some questions."""
+
+    failures = 1
+
+    async def unfinished(self, among: Collection[str] | None = None) -> list[LoggedQuestion]:
+        if among is not None and self.failures:
+            self.failures -= 1
+            raise StorageError("doujie.db", "is busy", "wait")
+        return await super().unfinished(among)
+
+
+async def test_a_database_that_fails_for_a_moment_leaves_nothing_of_the_backlog_to_the_next_start(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = await make(database, None)
+    await first.say(*(said(number, f"u{number}", f"{number} 号板子怎么刷机？", number * 100.0) for number in range(3)))
+    await first.pipeline.flush()
+    await first.stop()
+    monkeypatch.setattr("tests.core.test_pipeline.SqlQuestionLog", FailingLog)
+    gate, clock = RuleGate(), ManualClock(START + timedelta(seconds=1000))
+    second = await make(database, gate, clock, judge_together=1)
+    draining = asyncio.create_task(second.pipeline.drain())
+    await eventually(draining.done, tick=lambda: clock.advance(1))
+    assert gate.asked == ["test:g:m0", "test:g:m1", "test:g:m2"]
+    await second.stop()
 
 
 async def test_a_start_takes_up_the_open_work_of_its_own_platforms_alone(database: Database) -> None:

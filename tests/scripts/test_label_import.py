@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from core.errors import StorageError
+from core.messages import Recall
 from scripts.exchange.reading import GivenLabel
 from scripts.export import app as export_app
 from scripts.label_import import app, import_labels
@@ -133,6 +134,22 @@ def test_an_edited_export_comes_back_and_the_bots_own_rewrite_is_nobodys_label(c
     records[2] |= {"label": "no"}
     assert import_(config, write(config, "\n".join(map(json.dumps, records)), "edited.jsonl")).exit_code == 0
     assert said(config) == [(KEYS[0], "anna", "yes", None), (KEYS[1], "anna", "yes", "人写的改写"), (KEYS[2], "anna", "no", None)]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "label-studio", "minimal"])
+def test_a_rewrite_with_words_of_a_line_that_was_taken_back_since_the_export_is_not_stored(config: Path, form: str) -> None:
+    rewrites = ["mmpose 第 0 个问题呢？", "第 1 个问题呢？"]
+    if form == "jsonl":
+        records = [{**one, "label": "yes", "rewrite": rewrite} for one, rewrite in zip(exported(config, form), rewrites, strict=False)]
+    else:
+        tasks = [{**one, "annotations": [annotation("yes", rewrite)]} for one, rewrite in zip(exported(config, "label-studio"), rewrites, strict=False)]
+        minimal = [{**one["data"], "label": "yes", "rewrite": rewrite, "annotation_id": 1} for one, rewrite in zip(tasks, rewrites, strict=True)]
+        records = tasks if form == "label-studio" else minimal
+    path = write(config, records)
+    within(config, lambda database: SqlInbox(database).recall(Recall("feishu", "g1", "m100", datetime(2026, 3, 2, tzinfo=UTC))))
+    assert import_(config, path).exit_code == 0
+    assert said(config) == [(KEYS[0], "anna", "yes", None), (KEYS[1], "anna", "yes", rewrites[1])]
+    assert "0 labels stored, 2 known already" in import_(config, path).stderr
 
 
 def test_alpaca_records_find_their_question_by_what_they_ask(config: Path) -> None:

@@ -94,6 +94,21 @@ async def test_what_is_forgotten_does_not_come_back_when_its_platform_pushes_it_
         assert set(await connection.scalars(sa.select(messages.c.message_id))) == {"m1", "m2", "m3", "m4"}, "of what is too old to come again no mark is left"
 
 
+@pytest.mark.parametrize("by_age", [True, False])
+async def test_a_reply_may_be_made_of_a_line_that_age_has_erased_but_not_of_one_that_its_member_has(database: Database, clock: StillClock, by_age: bool) -> None:
+    """Groups that say little ask about what was said days ago, and the retention may run while the answer is being written."""
+    inbox, members = SqlInbox(database), SqlMembers(database)
+    line, asked = message(1, "大家用 zebrafish 吧", sender="u-gone"), message(2, "怎么把它部署到 TX2？", sender="u2")
+    await inbox.add([line])
+    clock.forward(days=7)
+    await inbox.add([asked])
+    await SqlQuestionLog(database).record(*ask(asked, context=(line,)))
+    clock.forward(seconds=5)
+    assert await (members.retain(7) if by_age else members.forget("feishu", "u-gone")) == 1
+    made_of = OutgoingReply(GROUP, "这样部署", f"reply:{asked.key}", reply_to="m2", mention="u2", made_of=("m2", "m1"))
+    assert await SqlOutbox(database).enqueue(made_of) is by_age
+
+
 async def test_the_same_id_on_another_platform_is_another_member(lived_in: Database) -> None:
     assert await SqlMembers(lived_in).opt_out("wechat", "u-gone") == 0
     assert len(await SqlInbox(lived_in).recent(GROUP, 10)) == 4

@@ -255,6 +255,26 @@ async def test_who_the_bot_is_is_asked_again_until_it_is_told(feishu: LoopbackFe
     await eventually(stopping.done, tick=lambda: clock.advance(1.0))
 
 
+async def test_who_the_bot_is_is_not_asked_for_after_a_stop(feishu: LoopbackFeishu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer comes when the session has ended."""
+    adapter = FeishuAdapter(section(feishu, mode="webhook", verification_token=SecretStr("v")), ManualClock())
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    async def late(_: Rest) -> str:
+        asked.set()
+        await ended.wait()
+        raise ApiError("/open-apis/bot/v3/info", "the adapter is stopped")
+
+    monkeypatch.setattr("adapters.feishu.adapter._bot_id", late)
+    monkeypatch.setattr("adapters.feishu.webhook.Webhook.start", lambda _: asyncio.sleep(0))
+    starting = asyncio.create_task(adapter.start(RecordingSink()))
+    await asked.wait()
+    await adapter.stop()
+    ended.set()
+    await starting
+    assert [task.get_name() for task in asyncio.all_tasks() if task.get_name() == "feishu-identity"] == []
+
+
 async def test_two_bots_live_in_one_process(feishu: LoopbackFeishu) -> None:
     async with LoopbackFeishu() as other:
         pairs = [(server, FeishuAdapter(section(server)), RecordingSink()) for server in (feishu, other)]

@@ -73,6 +73,21 @@ async def test_two_adjudicators_at_once_leave_one_decision(site: Site) -> None:
     assert await settled(site, question) == [("dora", "no", None)]
 
 
+async def test_taking_back_goes_on_behind_what_another_has_decided_anew(site: Site) -> None:
+    oldest, older, newer = [await disagree(site) for _ in range(3)]
+    async with site.browser("carl") as carl:
+        page = await carl.get("/adjudicate")
+        for label in ("yes", "no"):
+            page = await decide(carl, page, label)
+        assert page.question == oldest
+        await SqlDisagreements(site.database).settle(older, LabelValue.YES, None, "dora")
+        page = await carl.post("/adjudicate/undo", **page.fields)
+        assert page.question == oldest, "what is settled by another is not shown"
+        assert (await carl.post("/adjudicate/undo", **page.fields)).question == newer
+    assert await settled(site, older) == [("dora", "yes", None)]
+    assert await settled(site, newer) == []
+
+
 async def test_words_of_a_line_that_was_taken_back_meanwhile_are_not_stored(site: Site) -> None:
     question = await disagree(site, "怎么部署？", "mmpose 支持么")
     async with site.browser("carl") as browser:

@@ -136,6 +136,19 @@ async def test_undo_does_not_reach_the_label_that_got_the_number_of_an_erased_on
     assert await site.labels(older) == [("ben", "no", None)]
 
 
+async def test_undo_goes_on_behind_an_answer_whose_question_was_erased(site: Site) -> None:
+    first, second, third = await site.ask(), await site.ask(), await site.ask()
+    async with site.browser("anna") as browser:
+        await browser.answer("yes")
+        await browser.answer("no")
+        platform, chat, message_id = second.split(":")
+        await SqlInbox(site.database).recall(Recall(platform, chat, message_id, site.clock.now()))
+        assert "erased meanwhile" in (await browser.undo()).text
+        assert browser.page.question == first
+        assert (await browser.undo()).question == third
+    assert await site.labels(third) == []
+
+
 async def test_what_is_sent_again_because_its_response_was_lost_is_done_once(site: Site) -> None:
     first, second, third = await site.ask(), await site.ask(), await site.ask()
     async with site.browser("anna") as browser:
