@@ -25,7 +25,7 @@ _ZH_PRONOUN: Final = re.compile(
     r"|(?<![我你您他她们咱])那边|你说的(?:这|那)个|你说的"
 )
 #: Whoever is spoken of at the front of a question has been named before; further on it is often somebody of the question's own ("我同事说他…").
-_ZH_FRONT: Final = re.compile(r"[他她](?![妈娘乡国人])(?:们|俩)?家?(?P<thing>那东西|那玩意儿?|那个|那边)?")
+_ZH_FRONT: Final = re.compile(r"[他她](?![妈娘乡国人])(?:们俩?|俩)?(?:家(?![里人长]))?(?P<thing>那东西|那玩意儿?|那个|那边)?")
 #: What only begins like a classifier; at the front of a clause also "那把它删了" and "这只支持 Linux".
 _NO_CLASSIFIER: Final = r"台式|批处理|张量|个人版|个性化|款式|(?<![\u3400-\u9fff][这那])(?:把(?:[它他她这那]|\s?[A-Za-z])|只(?:支持|需|跑|用|认))"
 #: Times that are said with a demonstrative: "这些天", "这个周末".
