@@ -17,7 +17,8 @@ from core.antecedents import Term, split_quote
 from core.encoder import EncoderFile, Encoding
 from core.grounding import squeeze
 
-LINES = 10
+#: Ten hold nearly every antecedent; the others tell whose thread a question belongs to.
+LINES = 14
 _MOST_LINE_CHARS, _MOST_QUOTE_CHARS, _MOST_QUESTION_CHARS = 90, 60, 140
 _LETTERS = [letter for letter in ascii_uppercase if letter != "Q"]
 
