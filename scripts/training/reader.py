@@ -21,6 +21,7 @@ from core.antecedent_features import Array
 from core.errors import InputError
 from scripts.arguments import need, one_line_errors
 from scripts.training import base as bases
+from scripts.training.base import Base
 from scripts.training.data import data_hash
 from scripts.training.held_out import held_out, measured_by, points_by_case, write_said
 from scripts.training.init_adapter import with_init_adapter
@@ -47,6 +48,16 @@ def measured(folder: Path, gguf: Path, cases: Sequence[tuple[Case, Array]]) -> d
     for answers in Parallel(n_jobs=os.cpu_count() or 1, return_as="generator")(delayed(said_by)(folder, gguf, part) for part in parts):
         said |= dict(answers)
         typer.echo(f"read {len(said)} of {len(cases)}", err=True)
+    return said
+
+
+def measured_by_torch(model: Any, base: Base, cases: Sequence[tuple[Case, Array]]) -> dict[str, Array]:
+    """As :func:`measured`, by torch."""
+    said: dict[str, Array] = {}
+    for name, points in said_in_training(model, base, cases):
+        said[name] = points
+        if len(said) % (4 * PART) == 0:
+            typer.echo(f"read {len(said)} of {len(cases)}", err=True)
     return said
 
 
@@ -107,7 +118,7 @@ def main(
     write(model, loaded, data_that_made_it(starts[1:], files, epochs), out)
     chosen = held_out(found, held, seed, most)
     cases = [(found[i], scored.line_scores[i]) for i in chosen]
-    in_training = dict(said_in_training(model, loaded, cases)) if quick else None
+    in_training = measured_by_torch(model, loaded, cases) if quick else None
     del model, language_model
     answers = measured(out, gguf, cases) if in_training is None else in_training
     write_said(out, answers)
