@@ -20,6 +20,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
 from adapters.wechat.payloads import RawMessage
+from adapters.wechat.under_way import UnderWay
 from adapters.wechat.wechaty_compat import load_wechaty
 from core.config import WechatSection
 from core.errors import ConfigError
@@ -76,7 +77,7 @@ class PuppetClient:
         self._channel: Channel | None = None
         self._puppet: Any = None
         self._stream_stub: Any = None
-        self._sending: set[asyncio.Task[Any]] = set()
+        self._sending = UnderWay()
 
     async def connect(self, *, start: bool = True) -> None:
         """Open the channel and, with ``start``, (re)start the puppet behind it as every wechaty client does. Without it a running bot is not disturbed."""
@@ -143,10 +144,7 @@ class PuppetClient:
 
     async def send_text(self, room_id: str, text: str, mention_ids: Sequence[str]) -> str:
         """The id of the sent message, "" where the service gives none."""
-        sending = asyncio.create_task(self._call(self._puppet.message_send_text(room_id, text, list(mention_ids)), quiet=True), name="wechaty-send")
-        self._sending.add(sending)
-        sending.add_done_callback(self._sending.discard)
-        return str(await sending or "")
+        return str(await self._sending.run(self._call(self._puppet.message_send_text(room_id, text, list(mention_ids)), quiet=True)) or "")
 
     async def recall(self, message_id: str) -> bool:
         return bool(await self._call(self._puppet.message_recall(message_id)))
@@ -167,8 +165,7 @@ class PuppetClient:
         if channel is None:
             return
         try:
-            if self._sending:
-                await asyncio.wait(self._sending)
+            await self._sending.wait()
             if stop:
                 with contextlib.suppress(PuppetError):
                     await self._call(self._puppet.puppet_stub.stop())

@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 
+from adapters.wechat.under_way import UnderWay
 from core.config import WechatSection
 from core.errors import ConfigError
 
@@ -30,12 +31,11 @@ class WkteamApi:
         self._deadline = deadline
         self._session: aiohttp.ClientSession | None = None
         self._instance = ""
-        self._sending: set[asyncio.Task[Any]] = set()
+        self._sending = UnderWay()
 
     async def close(self) -> None:
         """Idempotent. What is being sent keeps its deadline: a reply that is cut off is said again although the group saw it."""
-        if self._sending:
-            await asyncio.wait(self._sending)
+        await self._sending.wait()
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -66,10 +66,7 @@ class WkteamApi:
     async def send_text(self, group: str, text: str, mentions: tuple[str, ...] = ()) -> dict[str, Any]:
         """Send; the answer holds ``msgId``, ``newMsgId``, ``createTime``, which a recall needs."""
         body = {"wcId": group, "content": text} | ({"at": ",".join(mentions)} if mentions else {})
-        sending = asyncio.create_task(self._post_as_bot("sendText", body), name="wkteam-send")
-        self._sending.add(sending)
-        sending.add_done_callback(self._sending.discard)
-        return next(iter(_objects(await sending)), {})
+        return next(iter(_objects(await self._sending.run(self._post_as_bot("sendText", body)))), {})
 
     async def recall(self, group: str, sent: dict[str, Any]) -> None:
         """Take back what :meth:`send_text` answered with ``sent``."""

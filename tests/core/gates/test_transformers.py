@@ -54,8 +54,8 @@ async def test_the_log_probabilities_are_those_of_a_plain_forward_pass(folder: P
     assert row == pytest.approx([float(expected[9]), float(expected[10])], abs=1e-4)
 
 
-async def test_questions_that_wait_are_read_in_one_pass(folder: Path, worker: ModelWorker, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = await TransformersModel.open(str(folder), None, worker, context_tokens=256, device="cpu")
+def sizes_of_passes(model: TransformersModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the number of rows of each pass through the model."""
     sizes: list[int] = []
     forward = model._engine._forward
 
@@ -64,6 +64,12 @@ async def test_questions_that_wait_are_read_in_one_pass(folder: Path, worker: Mo
         return forward(rows, kept)
 
     monkeypatch.setattr(model._engine, "_forward", counted)
+    return sizes
+
+
+async def test_questions_that_wait_are_read_in_one_pass(folder: Path, worker: ModelWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = await TransformersModel.open(str(folder), None, worker, context_tokens=256, device="cpu")
+    sizes = sizes_of_passes(model, monkeypatch)
     await asyncio.gather(*(model.answer_logprobs([counting(last)], ANSWERS) for last in (1, 2, 3, 4, 5, 6)))
     assert sum(sizes) == 6
     assert len(sizes) <= 2
@@ -72,14 +78,7 @@ async def test_questions_that_wait_are_read_in_one_pass(folder: Path, worker: Mo
 async def test_questions_that_were_given_up_while_the_model_hung_are_not_read(folder: Path, worker: ModelWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else each time-out makes the next call longer, until it is late too."""
     model = await TransformersModel.open(str(folder), None, worker, context_tokens=256, device="cpu")
-    sizes: list[int] = []
-    forward = model._engine._forward
-
-    def counted(rows: Any, kept: int) -> Any:
-        sizes.append(len(rows))
-        return forward(rows, kept)
-
-    monkeypatch.setattr(model._engine, "_forward", counted)
+    sizes = sizes_of_passes(model, monkeypatch)
     goes_on = threading.Event()
     hanging = asyncio.create_task(worker.run(goes_on.wait))
     late = [asyncio.create_task(model.answer_logprobs([counting(last), counting(last + 1)], ANSWERS)) for last in (1, 2, 3)]
