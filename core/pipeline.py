@@ -116,8 +116,7 @@ class Pipeline:
         for message in unmerged.messages:
             if self._is_ours(message.conversation):
                 await self.bus.publish(MessageStored(message, live=False))
-        waits_for = {True: self.gate, False: self.resolver}
-        return [entry.question.id for entry in unfinished if self._is_ours(entry.question.conversation) and waits_for[entry.verdict is None] is not None]
+        return [entry.question.id for entry in unfinished if self._is_ours(entry.question.conversation) and (self.gate if entry.verdict is None else self.resolver) is not None]
 
     async def _work_off(self, left: list[str]) -> None:
         """As :meth:`_take_up_slowly`, however often the database fails meanwhile."""
