@@ -13,6 +13,7 @@ import aiohttp
 
 from core.config import AnswerSection
 from core.errors import BackendError, ConfigError
+from core.retry_after import seconds
 from core.text import clean_text
 
 MAX_BODY_BYTES = 1 << 20
@@ -55,7 +56,7 @@ class _JsonPost:
         try:
             async with self._session.post(self._url, json=body, allow_redirects=False) as response:
                 if response.status != 200:
-                    raise BackendError(self.name, f"HTTP {response.status}", _seconds(response.headers.get("Retry-After")))
+                    raise BackendError(self.name, f"HTTP {response.status}", seconds(response.headers.get("Retry-After")))
                 content = bytearray()
                 async for piece in response.content.iter_chunked(1 << 16):
                     content += piece
@@ -142,7 +143,3 @@ def _presentable(text: str) -> str | None:
     if not text:
         return None
     return text if len(text) <= MAX_ANSWER_CHARS else text[: MAX_ANSWER_CHARS - 1].rstrip() + "…"
-
-
-def _seconds(header: str | None) -> float | None:
-    return float(header) if header and header.isascii() and header.isdigit() else None

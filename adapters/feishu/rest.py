@@ -15,6 +15,7 @@ from adapters.feishu import sdk
 from core.clock import Clock
 from core.config import FeishuSection
 from core.errors import ConfigError
+from core.retry_after import seconds
 
 T = TypeVar("T")
 
@@ -184,8 +185,6 @@ def _answer(uri: str, status: int, headers: Mapping[str, str], content: bytes) -
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     lowered = {name.lower(): value for name, value in headers.items()}
     for name in ("retry-after", "x-ogw-ratelimit-reset"):
-        try:
-            return max(0.0, float(lowered[name]))
-        except (KeyError, ValueError):
-            continue
+        if (wait := seconds(lowered.get(name))) is not None:
+            return wait
     return None

@@ -10,9 +10,11 @@ import aiohttp
 from adapters.wechat.under_way import UnderWay
 from core.config import WechatSection
 from core.errors import ConfigError
+from core.retry_after import seconds
 
 _SUCCESS = "1000"
 _UNSENT_SECONDS = 5.0  # what did not get as far as wkteam may be tried again after so long: it is not in doubt
+_RATE_LIMIT_SECONDS = 30.0  # where wkteam names no time
 
 
 class WkteamError(Exception):
@@ -105,7 +107,7 @@ class WkteamApi:
             raise WkteamError(f"{path}: {type(error).__name__}") from error
         except ValueError as error:
             raise WkteamError(f"{path}: the answer is not JSON") from error
-        return _checked(path, status, answer, response.headers.get("Retry-After", ""))
+        return _checked(path, status, answer, seconds(response.headers.get("Retry-After")))
 
 
 def base_url(config: WechatSection) -> str:
@@ -118,11 +120,11 @@ def base_url(config: WechatSection) -> str:
     return base
 
 
-def _checked(path: str, status: int, answer: Any, retry_after: str) -> Any:
+def _checked(path: str, status: int, answer: Any, retry_after: float | None) -> Any:
     if status in (401, 403):
         raise WkteamError(f"{path}: HTTP {status}", permanent=True, refused=True)
     if status == 429:
-        raise WkteamError(f"{path}: HTTP 429", retry_after=float(retry_after) if retry_after.isdigit() else 30.0)
+        raise WkteamError(f"{path}: HTTP 429", retry_after=_RATE_LIMIT_SECONDS if retry_after is None else retry_after)
     if status >= 500:
         raise WkteamError(f"{path}: HTTP {status}")
     if status != 200 or not isinstance(answer, dict):

@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
 
 from core.errors import BackendError
 from core.gates.limits import PromptTooLongError
+from core.retry_after import seconds
 
 MAX_BODY_BYTES = 8 << 20
 BACKEND = "openai"
@@ -99,17 +98,6 @@ class JsonClient:
         if self._session is not None:
             await self._session.close()
             self._session = None
-
-
-def seconds(header: str | None) -> float | None:
-    """Seconds of a Retry-After header, which is a number or a date (RFC 9110, 10.2.3). None where there is none that can be read."""
-    if not header:
-        return None
-    try:
-        value = float(header) if header.strip().replace(".", "", 1).isdigit() else parsedate_to_datetime(header).timestamp() - time.time()
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return min(max(0.0, value), 86_400.0)
 
 
 def _complaint(content: bytes) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import BackendError
 from core.gates.openai import OpenAiModel
-from core.gates.openai_http import HttpStatusError, JsonClient, seconds
+from core.gates.openai_http import HttpStatusError, JsonClient
 from core.gates.packaged import model_path
 from core.ports import Prompt
 from tests.core.gates.conformance import LanguageModelConformance
@@ -238,10 +238,3 @@ async def test_a_server_that_is_gone_is_an_error() -> None:
     with pytest.raises(BackendError, match="cannot be reached"):
         await model.generate(PROMPT, 8)
     await model.close()
-
-
-@pytest.mark.parametrize(
-    ("header", "expected"), [("5", 5.0), ("1.5", 1.5), ("-1", None), ("soon", None), (None, None), ("99999999", 86400.0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)]
-)
-def test_retry_after(header: str | None, expected: float | None) -> None:
-    assert seconds(header) == expected
