@@ -127,10 +127,12 @@ def _staying(question: str) -> list[str]:
     spans = [match.span() for match in _REFERRING_NP.finditer(text)]
     words = tokenise(text)
     for match in _REFERRING_HAN.finditer(text):
-        end = match.end()
-        for word in words:
-            if word.start <= end and word.end > end and (word.tag in "NAMU" or word.start < end):
-                end = word.end
+        end, named = match.end(), False
+        for word, after in pairwise([*words, None]):
+            if word is not None and word.start <= end < word.end and (word.tag in "NAMU" or word.start < end):
+                if named and word.text == "的" and after is not None and after.tag == "N":
+                    break  # "那个项目的负责人" asks for the person: only the project is referred to
+                end, named = word.end, named or word.tag == "N"
         spans.append((match.start(), end))
     quote = _QUOTE.match(text)
     if quote:

@@ -58,6 +58,18 @@ def test_what_a_quotation_says_as_well_may_not_get_lost_behind_it() -> None:
     assert check("那个模型比我的模型快吗", "RapidOCR比我的快吗", CONTEXT).lost == ("模", "型")
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "lost"),
+    [
+        ("那个项目的负责人是谁", "RapidOCR的负责人是谁", ()),
+        ("那个项目的负责人是谁", "RapidOCR是谁", ("负", "责", "人")),
+        ("那个黑色的是什么", "RapidOCR是什么", ()),
+    ],
+)
+def test_whose_it_is_may_be_replaced_and_not_what_it_is(before: str, after: str, lost: tuple[str, ...]) -> None:
+    assert check(before, after, CONTEXT).lost == lost
+
+
 @pytest.mark.parametrize("candidate", ["它支持竖排吗？RapidOCR支持竖排吗？", "RapidOCR支持竖排吗 RapidOCR支持竖排吗"])
 def test_a_question_may_not_be_said_all_over_again(candidate: str) -> None:
     assert refusal(question("它支持竖排吗"), candidate, 0.9, 0.5)[0] is RefusalReason.LOST_WORDS
