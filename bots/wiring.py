@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
+
+import structlog
 
 from core.bus import EventBus
 from core.clock import Clock, SystemClock
@@ -28,6 +31,11 @@ from storage.inbox import SqlInbox
 from storage.members import SqlMembers
 from storage.outbox import SqlOutbox
 from storage.questions import SqlQuestionLog
+
+log = structlog.get_logger(__name__)
+
+#: What a live bot's questions in flight may take when it stops: a service manager kills it after a minute.
+STOP_SECONDS: Final = 20.0
 
 
 @dataclass(slots=True)
@@ -68,7 +76,7 @@ async def open_spine(
     observe: Observe = unobserved,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> AsyncIterator[Spine]:
-    """A started spine. On leaving: intake has ended, what is in flight is finished, then everything closes in reverse order.
+    """A started spine. On leaving: intake has ended, what is in flight is finished (of a live bot only what STOP_SECONDS allow), then everything closes in reverse order.
 
     ``live``: utterances close by the clock; ``adapters``: platforms that replies go to; ``collect_all``: take every group, not only those of ``[bot] groups`` (replay and console);
     ``models``: a gate and resolver to use (and to close at the end) instead of those that the config names.
@@ -98,4 +106,5 @@ async def open_spine(
         await pipeline.start(live=live)
         yield Spine(config, database, models, bus, inbox, questions, pipeline, groups, ingest, delivery)
         pipeline.leave_backlog()
-        await pipeline.drain()
+        if not await pipeline.drain(STOP_SECONDS if live else None):
+            log.info("stopped_with_questions_left", waiting=sum(pipeline.waiting.values()), effect="the next start takes them up")

@@ -146,8 +146,18 @@ class Pipeline:
     def _is_ours(self, conversation: ConversationKey) -> bool:
         return self.settings.platforms is None or conversation.platform in self.settings.platforms
 
-    async def drain(self) -> None:
-        """Wait until every message seen so far, and what an earlier run left, is through all stages. Utterances that are still open stay open."""
+    async def drain(self, timeout: float | None = None) -> bool:
+        """Wait until every message seen so far, and what an earlier run left, is through all stages. False when ``timeout`` seconds passed first.
+
+        Utterances that are still open stay open.
+        """
+        try:
+            await asyncio.wait_for(self._drained(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _drained(self) -> None:
         if self._backlog is not None:
             await asyncio.wait([self._backlog])
         while True:

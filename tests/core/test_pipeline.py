@@ -165,6 +165,21 @@ async def test_neither_a_live_start_nor_what_is_asked_after_it_waits_for_all_tha
     assert sorted(gate.asked) == [f"test:g:m{number}" for number in (0, 2, 3, 4, 5, 9)]
 
 
+async def test_a_stop_waits_for_slow_models_only_so_long_and_the_next_start_takes_up_what_is_left(database: Database) -> None:
+    gate, clock = RuleGate(), ManualClock(START)
+    gate.open.clear()
+    first = await make(database, gate, clock)
+    await first.say(said(1, "a", "ncnn 支持 int8 吗", 0), said(2, "b", "它快吗", 100))
+    await eventually(lambda: gate.batches, tick=lambda: clock.advance(10))
+    assert not await first.pipeline.drain(0.01)
+    await first.stop()
+    gate.open.set()
+    second = await make(database, gate)
+    await second.pipeline.flush()
+    await second.stop()
+    assert {row.question.text for row in [row async for row in second.log.export_rows()] if row.verdict} == {"ncnn 支持 int8 吗", "它快吗"}
+
+
 class FailingLog(SqlQuestionLog):
     """Fails once when it is asked for some questions."""
 
