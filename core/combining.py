@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,10 @@ from core.antecedent_features import TERM_FEATURES, Array, Scene, asks_for_two
 from core.antecedents import Term
 from core.grounding import squeeze
 
+#: Encoders that point at a term, each in the file of its name; trained apart from each other.
+POINTERS = ("pointer", "second_pointer")
 #: What may speak beside the trees, in the order of the weights.
-SOURCES = ("pointer", "reader")
+SOURCES = (*POINTERS, "reader")
 #: Terms that all sources rank, at most.
 SHORTLIST = 12
 _ALWAYS = (
@@ -39,7 +41,7 @@ _OF_A_SOURCE = ("first", "margin", "best", "agrees")
 class Candidates:
     """What the trees make of a question: its candidate terms with features (n, len(TERM_FEATURES)) and scores (n,), and the probabilities of its lines (m,).
 
-    ``points`` (n,): log-odds of a pointer, where there is one; ``point_weight``: how much they count for the shortlist.
+    ``points`` (n,) of each pointer that runs: log-odds; ``point_weights``: how much they count for the shortlist.
     """
 
     scene: Scene
@@ -47,13 +49,13 @@ class Candidates:
     rows: Array
     scores: Array
     line_scores: Array
-    points: Array | None = None
-    point_weight: float = 0.0
+    points: Mapping[str, Array] = field(default_factory=dict)
+    point_weights: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def shortlist(self) -> list[int]:
         """Indices of the terms that all sources rank, best first."""
-        return shortlist(self.scores if self.points is None else self.scores + self.point_weight * self.points)
+        return shortlist(self.scores + sum(self.point_weights.get(name, 0.0) * points for name, points in self.points.items()))
 
 
 def shortlist(scores: Array, most: int = SHORTLIST) -> list[int]:

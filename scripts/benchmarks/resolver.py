@@ -1,4 +1,4 @@
-"""What each part of the shipped resolver costs: the same questions by the trees alone, with the pointer, with the reader, and with both, in turn for each question. Times in
+"""What each part of the shipped resolver costs: the same questions by the trees alone, with the pointers, with the reader, and with both, in turn for each question. Times in
 milliseconds."""
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from core.resolver import EditResolver
 from scripts.benchmarks.examples import Sample
 from scripts.evaluation.windows import Outcome
 
-TREES, POINTER, READER, ALL = "trees", "trees and pointer", "trees and reader", "trees, pointer and reader"
+TREES, POINTERS, READER, ALL = "trees", "trees and pointers", "trees and reader", "trees, pointers and reader"
 
 
 async def resolver_parts(sample: Sample, threads: int = 0, advance: Callable[[], None] = lambda: None) -> dict[str, dict[str, Any]]:
     """By part and for all that need resolution: time of a question, its ratio to the trees alone, and what is right and wrong of what is given (the shipped thresholds).
 
-    Without the packaged encoder there is no pointer, and its rows are left out. The first question warms up.
+    Without the packaged encoder there are no pointers, and their rows are left out. The first question warms up.
     """
     ranker = AntecedentRanker.load(SHIPPED / "resolver")
     reader = open_reader(threads)
     worker = ModelWorker()
     alone = copy(ranker)
-    alone.pointer = None
+    alone.pointers = {}
     ways = {TREES: EditResolver(alone, worker), READER: EditResolver(alone, worker, reader=reader)}
-    if ranker.pointer is not None:
-        ways |= {POINTER: EditResolver(ranker, worker), ALL: EditResolver(ranker, worker, reader=reader)}
+    if ranker.pointers:
+        ways |= {POINTERS: EditResolver(ranker, worker), ALL: EditResolver(ranker, worker, reader=reader)}
     asked = [example for example in sample.examples if example.needs]
     times: dict[str, list[float]] = {name: [] for name in ways}
     given: dict[str, list[Outcome | None]] = {name: [] for name in ways}

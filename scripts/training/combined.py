@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from core.antecedent_features import Array
 from core.antecedents import Term
-from core.combining import SOURCES, Candidates, Logistic, combine, combined_features, combined_names, softmax
+from core.combining import POINTERS, SOURCES, Candidates, Logistic, combine, combined_features, combined_names, softmax
 from scripts.training.ranker import MOST_WRONG, Scored, case_weights, choose_threshold, curve, fit_logistic
 from scripts.training.ranker_data import REPLY, Case, author, rewritten_right
 
@@ -21,14 +21,19 @@ COMBINED_PENALTY = 0.005
 Said = Mapping[str, Mapping[int, float]]
 
 
-def points_of(found: Sequence[Case], scored: Scored, pointed: Said) -> tuple[dict[str, Array], float]:
-    """(log-odds of all terms by the id of the case, how much they count beside the trees' scores for the shortlist: by maximum likelihood of a right term)."""
-    points = {name: np.array([said[term] for term in range(len(said))]) for name, said in pointed.items()}
-    known = [(scored.scores[i], points[case.id], case.grades >= 1) for i, case in enumerate(found) if case.id in points and case.resolvable and case.grades.any()]
+def points_of(found: Sequence[Case], scored: Scored, said: Mapping[str, Said]) -> tuple[dict[str, dict[str, Array]], dict[str, float]]:
+    """(log-odds of all terms by the id of the case and the pointer, how much those of each pointer count beside the trees' scores for the shortlist: by maximum likelihood of a
+    right term)."""
+    pointers = [name for name in POINTERS if name in said]
+    points: dict[str, dict[str, Array]] = {}
+    for case in found:
+        if pointers and all(case.id in said[name] for name in pointers):
+            points[case.id] = {name: np.array([said[name][case.id][term] for term in range(len(case.terms))]) for name in pointers}
+    known = [(scored.scores[i], *points[case.id].values(), case.grades >= 1) for i, case in enumerate(found) if case.id in points and case.resolvable and case.grades.any()]
     if not known:
-        return points, 0.0
-    trees, pointer = fit_weights(known)
-    return points, pointer / max(trees, 1e-3)
+        return points, {}
+    trees, *weights = fit_weights(known)
+    return points, {name: weight / max(trees, 1e-3) for name, weight in zip(pointers, weights, strict=True)}
 
 
 def fit_weights(known: Sequence[tuple[Any, ...]]) -> tuple[float, ...]:
@@ -64,9 +69,9 @@ class Combined:
         chosen = [i for i, case in enumerate(found) if all(case.id in answers for answers in said.values())]
         self.sources = tuple(said)
         self.cases = [found[i] for i in chosen]
-        points, self.point_weight = points_of(found, scored, said.get("pointer", {}))
+        points, weights = points_of(found, scored, said)
         self.candidates = [
-            Candidates(found[i].scene, tuple(found[i].terms), scored.rows[i], scored.scores[i], scored.line_scores[i], points.get(found[i].id), self.point_weight) for i in chosen
+            Candidates(found[i].scene, tuple(found[i].terms), scored.rows[i], scored.scores[i], scored.line_scores[i], points.get(found[i].id, {}), weights) for i in chosen
         ]
         self.values = [
             {name: np.array([answers[case.id][term] for term in own.shortlist]) for name, answers in said.items()} for case, own in zip(self.cases, self.candidates, strict=True)
@@ -141,10 +146,10 @@ class Combined:
 
 
 def fit_combinations(found: Sequence[Case], scored: Scored, said: Mapping[str, Said]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(the entries ``combined`` of meta.json, figures across the held authors), for each of the sources in ``said``, and for all of them together."""
-    names = [name for name in SOURCES if name in said]
+    """(the entries ``combined`` of meta.json, figures across the held authors), for what runs together of the sources in ``said``: the pointers, the reader, all of them."""
+    pointers, others = [name for name in POINTERS if name in said], [name for name in SOURCES if name in said and name not in POINTERS]
     entries, figures = [], {}
-    for some in [*([name] for name in names), *([names] if len(names) > 1 else [])]:
+    for some in [pointers, others, pointers + others] if pointers and others else [pointers + others]:
         entry, figures["+".join(some)] = _fit(Combined(found, scored, {name: said[name] for name in some}))
         entries.append(entry)
     return entries, figures

@@ -23,7 +23,8 @@ import typer
 from numpy.typing import NDArray
 
 from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Array, term_features
-from core.combining import Logistic
+from core.combining import POINTERS, Logistic
+from core.errors import InputError
 from core.ranker import CONFIDENCE_FEATURES, RANKER_FORMAT, confidence_features, rarity_table
 from scripts.arguments import one_line_errors
 from scripts.training.held_out import measured_by
@@ -221,13 +222,17 @@ def main(
     files: Annotated[list[Path], typer.Argument(help="Files of group windows (JSON Lines).")],
     out: Annotated[Path, typer.Option(help="Folder for lines.txt, terms.txt, meta.json and metrics.json.")] = Path("core/shipped/resolver"),
     seed: Annotated[int, typer.Option(help="Seed of all models.")] = 1,
-    pointer: Annotated[Path | None, typer.Option(help="Folder that scripts.training.pointer wrote: it is shipped beside, what it says is calibrated.")] = None,
+    pointer: Annotated[list[Path] | None, typer.Option(help="Folder that scripts.training.pointer wrote: it is shipped beside, what it says is calibrated. At most two.")] = None,
     reader: Annotated[Path | None, typer.Option(help="Folder that scripts.training.reader wrote: the same.")] = None,
     baselines: Annotated[bool, typer.Option(help="Also measure shuffled labels and the transfer between groups of authors.")] = False,
 ) -> None:
     """Train, cross-validate across authors, choose the threshold, and write the models."""
     windows = read_windows(files)
-    measured = {name: measured_by(folder, files, seed) for name, folder in (("pointer", pointer), ("reader", reader)) if folder is not None}
+    pointers = dict(zip(POINTERS, pointer or [], strict=False))
+    if len(pointer or []) > len(POINTERS):
+        raise InputError("--pointer", f"given {len(pointer or [])} times", f"Give at most {len(POINTERS)}.")
+    folders = {**pointers, **({"reader": reader} if reader is not None else {})}
+    measured = {name: measured_by(folder, files, seed) for name, folder in folders.items()}
     found, scored = crossed(windows, seed)
     frequency, folds = word_frequency(windows), np.array([case.fold for case in found])
     named, weights = first_is_right(found, scored.scores), case_weights(found)
@@ -245,19 +250,20 @@ def main(
         "format": RANKER_FORMAT, "data_hash": digest, "seed": seed, "windows": len(windows),
         "threshold": choose_threshold(scored.confidence, right, weights),
         "confidence": fit_logistic(scored.confidence_rows, named, weights, CONFIDENCE_FEATURES, CONFIDENCE_PENALTY), "word_frequency": frequency,
-        "combined": [], "point_weight": 0.0,
+        "combined": [], "point_weights": {},
     }  # fmt: skip
     metrics["threshold"] = meta["threshold"]
     out.mkdir(parents=True, exist_ok=True)
     if measured:
         from scripts.training.combined import fit_combinations, points_of
 
-        meta["point_weight"] = points_of(found, scored, measured["pointer"][1])[1] if pointer is not None else 0.0
-        meta["combined"], metrics["combined"] = fit_combinations(found, scored, {name: said for name, (_, said) in measured.items()})
+        said = {name: numbers for name, (_, numbers) in measured.items()}
+        meta["point_weights"] = points_of(found, scored, said)[1]
+        meta["combined"], metrics["combined"] = fit_combinations(found, scored, said)
         metrics |= {name: about for name, (about, _) in measured.items()}
-    for folder, name in ((pointer, "pointer.npz"), (reader, "reader.gguf"), (reader, "reader.npz")):
-        if folder is not None:
-            shutil.copyfile(folder / name, out / name)
+    for name, folder in folders.items():
+        for file in ("reader.gguf", "reader.npz") if name == "reader" else ("pointer.npz",):
+            shutil.copyfile(folder / file, out / (file if name == "reader" else f"{name}.npz"))
     fit(LINE_SETTINGS, LINE_FEATURES, seed, Table.of_lines(found, folds)).save_model(str(out / "lines.txt"))
     fit(TERM_SETTINGS, TERM_FEATURES, seed, Table.of_terms(found, scored.rows, folds)).save_model(str(out / "terms.txt"))
     parts = [(out / name).read_bytes() for name in ("lines.txt", "terms.txt")]

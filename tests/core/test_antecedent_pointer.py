@@ -95,23 +95,39 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "resolver"
     shutil.copytree(SHIPPED, folder)
     written(folder)
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    names = list(combined_names(["pointer"]))
-    confidence = {"features": names, "mean": [0.0] * len(names), "scale": [1.0] * len(names), "weights": [0.0] * len(names), "bias": 0.0}
-    meta["combined"] = [{"sources": ["pointer"], "weights": [0.0, 1.0], "confidence": confidence, "threshold": 0.9, "reply_threshold": 0.5}]
-    meta["point_weight"] = 1000.0
-    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    hear(folder, ["pointer"], [0.0, 1.0], {"pointer": 1000.0})
     return folder
+
+
+def hear(folder: Path, sources: list[str], weights: list[float], point_weights: dict[str, float]) -> None:
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    names = list(combined_names(sources))
+    confidence = {"features": names, "mean": [0.0] * len(names), "scale": [1.0] * len(names), "weights": [0.0] * len(names), "bias": 0.0}
+    meta["combined"] = [{"sources": sources, "weights": weights, "confidence": confidence, "threshold": 0.9, "reply_threshold": 0.5}]
+    meta["point_weights"] = point_weights
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def test_the_pointer_decides(folder: Path) -> None:
     ranker = AntecedentRanker.load(folder)
     found = ranker.candidates(ASKED)
     assert found is not None
-    assert found.points is not None
     ranking = ranker.rank(found)
-    assert ranking.terms[0] == found.terms[int(np.argmax(found.points))], "a term that the pointer prefers is on the shortlist"
+    assert ranking.terms[0] == found.terms[int(np.argmax(found.points["pointer"]))], "a term that the pointer prefers is on the shortlist"
     assert (ranking.confidence, ranking.threshold) == (pytest.approx(0.5), 0.9)
+
+
+@pytest.mark.parametrize("decides", ["pointer", "second_pointer"])
+def test_of_two_pointers_each_counts_by_its_weight(folder: Path, decides: str) -> None:
+    np.savez(folder / "second_pointer.npz", **arrays(seed=2))
+    both = ["pointer", "second_pointer"]
+    hear(folder, both, [0.0, *(float(name == decides) for name in both)], {name: 1000.0 * (name == decides) for name in both})
+    ranker = AntecedentRanker.load(folder)
+    found = ranker.candidates(ASKED)
+    assert found is not None
+    best = {name: found.terms[int(np.argmax(points))] for name, points in found.points.items()}
+    assert best["pointer"] != best["second_pointer"], "else this test tells nothing"
+    assert ranker.rank(found).terms[0] == best[decides]
 
 
 def test_without_the_packaged_encoder_the_trees_decide_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,19 +138,15 @@ def test_without_the_packaged_encoder_the_trees_decide_alone(folder: Path, monke
     ranker = AntecedentRanker.load(folder)
     found = ranker.candidates(ASKED)
     assert found is not None
-    assert (ranker.pointer, found.points) == (None, None)
+    assert (ranker.pointers, found.points) == ({}, {})
     assert ranker.rank(found).terms[0] == found.terms[int(np.argmax(found.scores))]
 
 
 def test_a_pointer_without_weights_beside_it_is_not_asked_and_silences_nobody(folder: Path) -> None:
     """As when the ranker was trained again without one, into the folder where one lies."""
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    names = list(combined_names(["reader"]))
-    confidence = {"features": names, "mean": [0.0] * len(names), "scale": [1.0] * len(names), "weights": [0.0] * len(names), "bias": 0.0}
-    meta["combined"] = [{"sources": ["reader"], "weights": [0.0, 1.0], "confidence": confidence, "threshold": 0.9, "reply_threshold": 0.5}]
-    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    hear(folder, ["reader"], [0.0, 1.0], {})
     ranker = AntecedentRanker.load(folder)
-    assert (ranker.pointer, ranker.hears("pointer"), ranker.hears("reader")) == (None, False, True)
+    assert (ranker.pointers, ranker.hears("pointer"), ranker.hears("reader")) == ({}, False, True)
     found = ranker.candidates(ASKED)
     assert found is not None
     wanted = found.shortlist[-1]

@@ -15,7 +15,7 @@ from core.ranker import AntecedentRanker
 from tests.core.test_ranker import ASKED, SHIPPED
 
 
-@pytest.mark.parametrize("sources", [["pointer"], ["reader"], ["pointer", "reader"]])
+@pytest.mark.parametrize("sources", [["pointer"], ["reader"], ["pointer", "second_pointer", "reader"]])
 def test_each_name_tells_one_feature(sources: list[str]) -> None:
     assert len(set(combined_names(sources))) == len(combined_names(sources))
 

@@ -39,5 +39,5 @@ def test_a_small_pointer_is_trained_and_continued(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "scripts.training.ranker", str(data), "--pointer", str(out), "--out", str(ranker)]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600).returncode == 0
     loaded = AntecedentRanker.load(ranker)
-    assert loaded.pointer is not None
+    assert list(loaded.pointers) == ["pointer"]
     assert list(loaded.combinations) == [("pointer",)]

@@ -41,6 +41,12 @@ def test_a_model_beside_that_is_missing_or_of_other_windows_is_one_line(tmp_path
     assert len(run.stderr.strip().splitlines()) == 1
 
 
+def test_more_pointers_than_serve_are_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "scripts.training.ranker", str(few_windows(tmp_path / "few.jsonl")), *["--pointer", str(tmp_path)] * 3, "--out", str(tmp_path / "out")]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stderr.strip().splitlines()) == (2, ["--pointer: given 3 times. Give at most 2."]), run.stderr[-500:]
+
+
 @pytest.mark.parametrize("module", ["scripts.training.reader", "scripts.training.pointer"])
 def test_a_folder_of_another_run_is_one_line(tmp_path: Path, module: str) -> None:
     pytest.importorskip("torch")
