@@ -9,6 +9,8 @@ together with the trees and, with ``--reader``, the reader; then ``scripts.train
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from core.antecedent_features import Array
 from core.antecedent_pointer import POINTER_FORMAT, AntecedentPointer
 from core.encoder import EncoderFile
 from core.errors import InputError
@@ -28,11 +31,14 @@ from scripts.training.lineage import data_that_made_it, version_of, weights
 from scripts.training.machine import AUTOCAST_HELP, prepare_machine
 from scripts.training.pointer_model import item, make_model
 from scripts.training.pointer_start import mean_weights, weights_file
-from scripts.training.ranker_data import read_windows
+from scripts.training.ranker_data import Case, read_windows
 from scripts.training.same_run import same_run
 from scripts.training.source_figures import first_right
 from scripts.training.span_model import Item, head_arrays
 from scripts.training.span_training import SpanSettings, plan, teach
+
+#: Questions that a process measures at a time.
+PART = 200
 
 
 def write(model: Any, file: EncoderFile, rank: int, digest: str, path: Path) -> None:
@@ -41,6 +47,24 @@ def write(model: Any, file: EncoderFile, rank: int, digest: str, path: Path) -> 
     arrays: dict[str, Any] = {**differences(file, trained, rank), **head_arrays(model.head)}
     about: dict[str, Any] = {"format": np.array(POINTER_FORMAT), "version": np.array(version_of("pointer", weights(arrays))), "data_hash": np.array(digest)}
     np.savez_compressed(path, **about, **arrays)
+
+
+def measured(path: Path, cases: Sequence[tuple[Case, Array]]) -> dict[str, Array]:
+    """Log-odds of all terms by the id of the case (with its line scores), as it serves; one process a core."""
+    from joblib import Parallel, delayed
+
+    parts = [cases[i : i + PART] for i in range(0, len(cases), PART)]
+    said: dict[str, Array] = {}
+    for answers in Parallel(n_jobs=os.cpu_count() or 1, return_as="generator")(delayed(said_by)(path, part) for part in parts):
+        said |= dict(answers)
+        typer.echo(f"read {len(said)} of {len(cases)}", err=True)
+    return said
+
+
+def said_by(path: Path, cases: Sequence[tuple[Case, Array]]) -> list[tuple[str, Array]]:
+    """(id, log-odds of all terms) of each of ``cases``."""
+    pointer = AntecedentPointer.load(path)
+    return [(case.id, pointer.point(case.scene, case.terms, line_scores)) for case, line_scores in cases]
 
 
 def main(
@@ -90,9 +114,9 @@ def main(
     figures: dict[str, Any] = teach(model, steps[: max_steps or len(steps)], make, settings, out)
     digest = data_hash(files)
     write(model, encoder.file, rank, data_that_made_it([start / "pointer.npz" if start.suffix != ".npz" else start for start in starts], files, epochs), out / "pointer.npz")
-    pointer = AntecedentPointer.load(out / "pointer.npz")
+    del model
     chosen = held_out(found, held, seed, most)
-    answers = {found[i].id: pointer.point(found[i].scene, found[i].terms, scored.line_scores[i]) for i in chosen}
+    answers = measured(out / "pointer.npz", [(found[i], scored.line_scores[i]) for i in chosen])
     write_said(out, answers)
     figures |= {"held_fold": held, "seed": seed, "data_hash": digest, "rank": rank}
     figures["held"] = first_right([found[i] for i in chosen], [scored.scores[i] for i in chosen], {"pointer": answers, **beside}) if chosen else None
