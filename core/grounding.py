@@ -99,6 +99,14 @@ def check(question: str, rewrite: str, allowed: Iterable[str]) -> Grounding:
     return Grounding(tuple(dict.fromkeys(invented)), tuple(dict.fromkeys([*lost, *(denied - denies)])))
 
 
+def takes_from(question: str, rewrite: str, lost: str, left: str) -> bool:
+    """Whether ``rewrite`` adds words to ``question`` that stand in the text ``lost`` and are not to be had from ``left``."""
+    before, after = tokens(question), tokens(rewrite)
+    less, more = normalise(left), normalise(f"{left}\n{lost}")
+    changes = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+    return any(set(_invented(after[j1:j2], less)) - set(_invented(after[j1:j2], more)) for tag, _, _, j1, j2 in changes if tag != "equal")
+
+
 def refusal(question: Question, candidate: str | None, confidence: float, min_confidence: float) -> tuple[RefusalReason | None, Grounding]:
     """The reason why ``candidate`` is not accepted, or None when it is; with what was found on the way."""
     nothing = Grounding((), ())

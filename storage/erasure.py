@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from core.delivery import NOTICE_PREFIX, REPLY_PREFIX
+from core.grounding import takes_from
 from core.messages import ContextLine, ConversationKey, MessageKind, Recall, RefusalReason, Resolution
 from storage.engine import insert_new
 from storage.models import adjudications, labels, messages, questions, replies, review_queue, rewrites
@@ -162,7 +163,11 @@ class _Loss:
 
     def shows_in(self, text: str | None) -> bool:
         """True when ``text``, a rewrite of the question, took words out of the lost lines."""
-        return text is not None and any(piece in self.gone and piece not in self.still_there for piece in _added(self.question, text))
+        if text is None:
+            return False
+        # A piece may be more than what it took: "那个模型" becomes "RTMPose的模型".
+        whole = any(piece in self.gone and piece not in self.still_there for piece in _added(self.question, text))
+        return whole or takes_from(self.question, text, self.gone, self.still_there)
 
 
 def _erase_borrowed(connection: Connection, losses: dict[str, _Loss]) -> None:

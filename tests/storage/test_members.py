@@ -66,6 +66,37 @@ async def test_forget_leaves_no_trace_in_tables_or_file(lived_in: Database, path
     assert b"u-gone" not in disk
 
 
+@pytest.mark.sqlite
+@pytest.mark.parametrize(
+    ("question", "rewrite"),
+    [
+        ("那个模型支持量化吗？", "Zebrafish的模型支持量化吗？"),
+        ("精度怎么样？", "zebrafish 在移动端的精度怎么样？"),
+        ("does it run on TX2?", "does zebrafish by that author run on TX2?"),
+        ("多少钱？", "那个 斑马扫描仪的价格是多少钱？"),
+    ],
+)
+async def test_a_rewrite_that_says_more_than_the_words_it_took_is_erased_with_their_member(database: Database, path: Path, question: str, rewrite: str) -> None:
+    inbox, log = SqlInbox(database), SqlQuestionLog(database)
+    said, stays, asked = message(1, "有人用过 Zebrafish 吗？斑马扫描仪也行", sender="u-gone"), message(2, "mmpose 好用", sender="u3"), message(3, question, sender="u2")
+    await inbox.add([said, stays, asked])
+    await log.record(*ask(asked, context=(said, stays)))
+    await log.judged(asked.key, verdict(0.9))
+    await log.resolved(asked.key, resolution(rewrite))
+    await SqlLabels(database).add(asked.key, "anna", LabelValue.YES, rewrite)
+    await SqlLabels(database).add(asked.key, "ben", LabelValue.YES, "mmpose 的那个怎么样？")
+    await SqlOutbox(database).enqueue(OutgoingReply(GROUP, rewrite, f"reply:{asked.key}", reply_to="m3", mention="u2"))
+    await SqlMembers(database).forget("feishu", "u-gone")
+    logged = await log.get(asked.key)
+    assert logged is not None
+    assert logged.resolution is not None
+    assert logged.resolution.rewrite is None
+    assert [one.rewrite for one in await SqlLabels(database).of_question(asked.key)] == [None, "mmpose 的那个怎么样？"]
+    disk = bytes_on_disk(path).lower()
+    assert b"zebrafish" not in disk
+    assert "斑马扫描仪".encode() not in disk
+
+
 async def test_who_opts_out_is_erased_and_not_stored_until_opting_in(lived_in: Database, path: Path) -> None:
     members, inbox = SqlMembers(lived_in), SqlInbox(lived_in)
     assert await members.opt_out("feishu", "u-gone") == 2
