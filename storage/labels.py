@@ -61,18 +61,19 @@ def votes(labels: Sequence[Label]) -> list[Label]:
 def consensus(labels: Sequence[Label], adjudication: Adjudication | None = None) -> Label | None:
     """What counts for one question, or None where nobody has labelled it.
 
-    An adjudication where there is one; else the value with most votes; between values with equally many, the one that was given last. The result is the newest vote for
-    that value, with its rewrite, or the newest rewrite that another vote for it gave. An adjudication comes back as a label of the adjudicator with id 0.
+    An adjudication where there is one; else the value with most votes; between values with equally many, the one that was given last. The result is that adjudication, as a
+    label of the adjudicator with id 0, or the newest vote for that value; with its rewrite, or the newest one that a vote for that value gave.
     """
-    if adjudication is not None:
-        return Label(adjudication.question_id, adjudication.adjudicator, adjudication.label, adjudication.created_at, adjudication.rewrite)
     cast = votes(labels)
-    if not cast:
+    if adjudication is not None:
+        winner = Label(adjudication.question_id, adjudication.adjudicator, adjudication.label, adjudication.created_at, adjudication.rewrite)
+    elif cast:
+        counts = Counter(vote.label for vote in cast)
+        most = max(counts.values())
+        winner = next(vote for vote in reversed(cast) if counts[vote.label] == most)
+    else:
         return None
-    counts = Counter(vote.label for vote in cast)
-    most = max(counts.values())
-    winner = next(vote for vote in reversed(cast) if counts[vote.label] == most)
-    rewrite = next((vote.rewrite for vote in reversed(cast) if vote.label is winner.label and vote.rewrite), None)
+    rewrite = winner.rewrite or next((vote.rewrite for vote in reversed(cast) if vote.label is winner.label and vote.rewrite), None)
     return replace(winner, rewrite=rewrite)
 
 

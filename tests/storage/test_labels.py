@@ -60,5 +60,11 @@ def test_an_adjudication_is_the_last_word() -> None:
     assert result == Label("q", "carl", LabelValue.NO, START)
 
 
+def test_an_adjudication_without_a_rewrite_of_its_own_keeps_the_newest_of_the_votes_it_agrees_with() -> None:
+    given = [vote("anna", "yes", 1, "甲"), vote("ben", "yes", 2, "乙"), vote("carl", "no", 3)]
+    settled = [consensus(given, Adjudication("q", LabelValue.YES, "dora", START, rewrite)) for rewrite in (None, "丙")]
+    assert settled == [Label("q", "dora", LabelValue.YES, START, rewrite) for rewrite in ("乙", "丙")]
+
+
 def test_one_vote_per_labeller() -> None:
     assert [(one.labeller, one.label) for one in votes([vote("ben", "no", 5), vote("anna", "yes", 4), vote("ben", "yes", 1)])] == [("anna", "yes"), ("ben", "no")]
