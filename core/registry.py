@@ -207,9 +207,13 @@ class Registry:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Only one process at a time changes the registry. Raises InputError when another one does."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / _LOCK).open("a") as file:
+        """Only one process at a time changes the registry. Raises InputError when another one does, or the folder cannot be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / _LOCK).open("a")
+        except OSError as error:
+            raise InputError(str(self.folder), f"cannot be written: {error.strerror}", "Name another folder as [relabel] registry, or check its permissions.") from None
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

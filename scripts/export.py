@@ -53,6 +53,8 @@ async def export(config: Config, form: ExportFormat, out: Path, since: datetime 
     :raises InputError: when ``out`` cannot be written; what stood there before stays.
     :raises StorageError: when the database cannot be used.
     """
+    if not out.name:
+        raise InputError(f"--out {out}", "is the folder that you are in, or the root of the disk", "Name a file (hf: a folder) in it.")
     database = await open_database(config.storage.url)
     try:
         with _target(form, out) as add, Console(stderr=True).status("exporting") as status:

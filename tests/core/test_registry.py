@@ -170,3 +170,9 @@ def test_a_folder_that_cannot_be_written_says_so(registry: Registry, tmp_path: P
     registry.folder.mkdir(mode=0o500)
     with pytest.raises(InputError, match="cannot be written"):
         add(registry, tmp_path)
+
+
+def test_a_registry_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("no folder")
+    with pytest.raises(InputError, match="cannot be written: File exists"), Registry(tmp_path / "models").locked():
+        pass

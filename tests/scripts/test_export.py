@@ -179,7 +179,7 @@ def test_line_separators_inside_a_text_do_not_end_a_line() -> None:
 
 
 def test_errors_are_one_line(config: Path) -> None:
-    for options in (["--since", "yesterday"], ["--out", str(config.parent / "no" / "file")]):
+    for options in (["--since", "yesterday"], ["--out", str(config.parent / "no" / "file")], ["--out", "."], ["--out", "/", "--format", "hf"]):
         run = CliRunner().invoke(app, ["--config", str(config), "--format", "jsonl", "--out", str(config.parent / "x"), *options])
         assert run.exit_code == 2
         assert len(run.stderr.strip().splitlines()) == 1
