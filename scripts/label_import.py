@@ -45,12 +45,13 @@ def main(
 ) -> None:
     """Import labels. Broken records are named and left out; what was imported before is not stored twice."""
     try:
-        if not labeller.strip():
-            raise InputError("--labeller", "is empty", "Give the name of who labelled.")
+        labeller = labeller.strip()
+        if not labeller or not labeller.isprintable():
+            raise InputError("--labeller", "is empty or not printable", "Give the name of who labelled.")
         settings = load_config(config)
         read = [read_labels(path, form) for path in files]
         given = _by_one([label for one in read for label in one.labels], annotator)
-        imported = asyncio.run(_import(settings, given, labeller.strip()))
+        imported = asyncio.run(_import(settings, given, labeller))
     except DoujieError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_code) from None

@@ -106,7 +106,7 @@ def _of_lines(text: str) -> Iterator[tuple[int, Any]]:
         number += 1
         try:
             yield number, json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             yield number, _BrokenError(f"line {line_number} is no JSON ({_reason(error)})")
 
 
@@ -121,7 +121,7 @@ def _of_array(text: str) -> Iterator[tuple[int, Any]]:
         number += 1
         try:
             record, position = decoder.raw_decode(text, position)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             at = error.pos if isinstance(error, json.JSONDecodeError) else position
             yield number, _BrokenError(f"the file breaks off or is no JSON in line {text.count(chr(10), 0, at) + 1} ({_reason(error)}); nothing after it can be read")
             return
@@ -141,7 +141,9 @@ def _skip(text: str, position: int, characters: str) -> int:
 
 
 def _reason(error: Exception) -> str:
-    return error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number is too long"
 
 
 def _labels(record: Any, form: ImportFormat, where: str) -> list[GivenLabel]:
@@ -263,7 +265,7 @@ def _of_alpaca(record: dict[str, Any], where: str) -> list[GivenLabel]:
 def _question_id(value: Any, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise _BrokenError(f"has no question's id in {name!r}")
-    return value
+    return clean_text(value)
 
 
 def _label(value: Any) -> LabelValue:

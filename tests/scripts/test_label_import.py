@@ -190,6 +190,7 @@ def test_a_file_that_breaks_off_keeps_what_stands_before_the_break(config: Path)
     ("record", "problem"),
     [
         ("{oops", "line 2 is no JSON"),
+        (f'{{"id": "q", "label": "no", "lead_time": {"1" * 5000}}}', "line 2 is no JSON (a number is too long)"),
         ("[1, 2]", "is no object but list"),
         ("{}", "is of no known form (its fields: none)"),
         ('{"id": 7, "label": "yes"}', "has no question's id in 'id'"),
@@ -238,6 +239,23 @@ def test_questions_that_were_erased_are_counted_and_no_error(config: Path) -> No
     assert run.exit_code == 0
     assert "record 1: its question is not in the log" in run.stderr
     assert "1 labels stored" in run.stderr
+
+
+def test_an_id_that_is_no_unicode_is_of_no_question(config: Path) -> None:
+    path = config.parent / "labels.jsonl"
+    path.write_text(f'{{"id": "\\ud800", "label": "yes"}}\n{{"id": "{KEYS[0]}", "label": "yes"}}\n', encoding="utf-8")
+    run = import_(config, path)
+    assert run.exit_code == 0, run.exception
+    assert "record 1: its question is not in the log" in run.stderr
+    assert "1 labels stored" in run.stderr
+
+
+@pytest.mark.parametrize("name", [" ", "an\nna", "\udcff"])
+def test_a_name_that_nobody_can_read_is_refused(config: Path, name: str) -> None:
+    run = import_(config, write(config, [task(KEYS[0], annotation("yes"))]), labeller=name)
+    assert run.exit_code == 2
+    assert len(run.stderr.strip().splitlines()) == 1
+    assert labels(config) == []
 
 
 def test_several_annotators_are_not_thrown_together(config: Path) -> None:
