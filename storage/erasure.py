@@ -110,14 +110,15 @@ def forget_member(connection: Connection, platform: str, sender_id: str, now: da
     return len(rows)
 
 
-def erase_before(connection: Connection, limit: datetime) -> int:
-    """Delete what came before ``limit``: messages, questions with all that hangs on them, replies. Returns the number of messages.
+def erase_before(connection: Connection, limit: datetime) -> tuple[int, int]:
+    """Delete what came before ``limit``: messages, questions with all that hangs on them, replies. Returns the number of messages, and of what was derived of them.
 
     Privacy notices stay: they hold no member's words, and without them the groups would be told again.
     """
-    connection.execute(sa.delete(questions).where(questions.c.created_at < limit))
-    connection.execute(sa.delete(replies).where(replies.c.created_at < limit, sa.not_(replies.c.idempotency_key.startswith(NOTICE_PREFIX, autoescape=True))))
-    return connection.execute(sa.delete(messages).where(messages.c.received_at < limit)).rowcount
+    said = sa.not_(replies.c.idempotency_key.startswith(NOTICE_PREFIX, autoescape=True))
+    derived = [sa.delete(questions).where(questions.c.created_at < limit), sa.delete(replies).where(replies.c.created_at < limit, said)]
+    erased = sum(connection.execute(deletion).rowcount for deletion in derived)
+    return connection.execute(sa.delete(messages).where(messages.c.received_at < limit)).rowcount, erased
 
 
 def erase_derived(connection: Connection, erased: Erased, prefilter: sa.ColumnElement[bool] | None = None) -> None:

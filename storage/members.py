@@ -43,8 +43,8 @@ class SqlMembers:
 
     async def retain(self, days: int) -> int:
         """Erase what was received more than ``days`` days ago, also from the file. Returns the number of erased messages."""
-        erased = await self._database.writer.submit(self._erase_older, timedelta(days=days))
-        if erased:
+        erased, derived = await self._database.writer.submit(self._erase_older, timedelta(days=days))
+        if erased or derived:
             await self._database.scrub(vacuum=True)
         return erased
 
@@ -66,5 +66,5 @@ class SqlMembers:
     def _forget(self, connection: Connection, wishes: Sequence[Member]) -> list[int]:
         return [forget_member(connection, platform, sender_id, self._database.now()) for platform, sender_id in wishes]
 
-    def _erase_older(self, connection: Connection, ages: Sequence[timedelta]) -> list[int]:
+    def _erase_older(self, connection: Connection, ages: Sequence[timedelta]) -> list[tuple[int, int]]:
         return [erase_before(connection, self._database.now() - age) for age in ages]

@@ -158,6 +158,22 @@ async def test_retention_erases_what_is_older(lived_in: Database, clock: StillCl
     assert b"zebrafish" not in bytes_on_disk(path)
 
 
+@pytest.mark.sqlite
+async def test_a_question_that_grows_old_after_its_messages_leaves_the_file_too(database: Database, clock: StillClock, path: Path) -> None:
+    """A bot that was busy, or down, records a question later than its messages came; a group that falls silent then has nothing else to erase."""
+    asked = message(1, "zebrafish 怎么装？")
+    await SqlInbox(database).add([asked])
+    clock.forward(minutes=20)
+    await SqlQuestionLog(database).record(*ask(asked))
+    await SqlOutbox(database).enqueue(OutgoingReply(GROUP, "zebrafish 这样装", f"reply:{asked.key}", reply_to="m1"))
+    members = SqlMembers(database)
+    clock.forward(days=30, minutes=-10)
+    assert await members.retain(30) == 1
+    clock.forward(days=1)
+    assert await members.retain(30) == 0
+    assert b"zebrafish" not in bytes_on_disk(path)
+
+
 async def test_retention_keeps_that_a_group_was_told(database: Database, clock: StillClock) -> None:
     outbox = SqlOutbox(database)
     for key in ("notice:feishu:g1", "reply:feishu:g1:m1", "noticeable"):
