@@ -106,7 +106,7 @@ class SqlDisagreements:
         mine, others = labels.alias("mine"), labels.alias("others")
         by_me = sa.exists().where(mine.c.question_id == labels.c.question_id, mine.c.labeller == labeller)
         by_others = sa.exists().where(others.c.question_id == labels.c.question_id, others.c.labeller != labeller)
-        statement = sa.select(labels.c.question_id, labels.c.labeller, labels.c.label).where(by_me, by_others).order_by(labels.c.id)
+        statement = sa.select(labels.c.question_id, labels.c.labeller, labels.c.label).where(by_me, by_others).order_by(labels.c.created_at, labels.c.id)
         found: dict[str, dict[str, str]] = defaultdict(dict)
         for question_id, name, label in await connection.execute(statement):
             found[question_id][name] = label

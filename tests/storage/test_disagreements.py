@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from core.agreement import Agreement
@@ -8,8 +10,8 @@ from storage.disagreements import SqlDisagreements, Standing
 from storage.engine import Database
 from storage.inbox import SqlInbox
 from storage.labelling import Answer, Source, SqlLabelling
-from storage.labels import LabelValue, SqlLabels, consensus
-from tests.storage.samples import StillClock
+from storage.labels import Label, LabelValue, SqlLabels, consensus
+from tests.storage.samples import START, StillClock
 from tests.storage.test_labelling import record
 
 YES, NO, NOT_QUESTION = LabelValue.YES, LabelValue.NO, LabelValue.NOT_QUESTION
@@ -73,6 +75,15 @@ async def test_agreement_with_others_by_name_and_together(database: Database, cl
     assert standing.by_name == (("ben", bens), ("carl", carls))
     assert (standing.others.items, standing.others.share) == (5, 0.8)
     assert await SqlDisagreements(database).standing("dora") == Standing(Agreement(0, None, None), Agreement(0, None, None), ())
+
+
+async def test_an_older_label_that_is_imported_later_does_not_count_in_the_agreement(database: Database, clock: StillClock) -> None:
+    (question,) = await record(database, 1)
+    await label(database, clock, question, ("anna", NO), ("ben", NO))
+    assert await SqlLabels(database).add_new([Label(question, "ben", YES, START - timedelta(days=1))]) == [True]
+    desk = SqlDisagreements(database)
+    assert await desk.open() == []
+    assert ((await desk.standing("anna")).others.share, (await desk.standing("ben")).others.share) == (1.0, 1.0)
 
 
 async def test_agreement_with_oneself_counts_second_looks_and_nothing_else(database: Database, clock: StillClock) -> None:
