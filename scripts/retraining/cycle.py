@@ -224,6 +224,9 @@ def _make_version(registry: Registry, labels: Path, run: str, base: Path, settin
     from scripts.training.run import train
 
     data, out = [labels, *settings.data], registry.folder / _WORK / run
+    for other in out.parent.iterdir():  # of a turn that failed, on labels that are not those of today
+        if other.is_dir() and other != out:
+            shutil.rmtree(other, ignore_errors=True)
     on_step("training", 0, None)
     outcome = train(data, str(base), out, settings.train, lambda state: on_step("training", state.step, state.total_steps))
     if outcome.metrics.get("gguf") != ADAPTER:

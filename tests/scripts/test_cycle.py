@@ -267,6 +267,14 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2_and_changes_nothing(cop
     assert Registry(copy.folder / "models").current().version == 1
 
 
+def test_turns_that_fail_night_after_night_leave_one_training_on_the_disk(copy: Turn) -> None:
+    for night, count in enumerate((14, 16)):
+        few = write(copy.folder / f"few{night}.jsonl", *labelled(2000, count))
+        result = command(copy, "run", "--snapshot", few, "--min-test", "50", "--preset", "smoke", "--max-steps", "1")
+        assert "of each are needed" in result.stderr
+    assert len([entry for entry in (copy.folder / "models" / "work").iterdir() if entry.is_dir()]) == 1
+
+
 def test_another_model_than_the_one_it_was_trained_on_does_not_take_the_adapter(copy: Turn) -> None:
     write_tiny_gguf(copy.folder / "other.gguf", seed=2)
     config = copy.config.model_copy(update={"gate": copy.config.gate.model_copy(update={"model": str(copy.folder / "other.gguf")})})
