@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from storage.engine import Database, upsert
-from storage.models import labels, questions, review_queue
+from storage.models import complaints, labels, questions, review_queue
 
 _CHUNK = 500
 
@@ -57,7 +57,10 @@ class SqlReviewQueue:
         self._database = database
 
     async def put(self, items: Sequence[QueueItem]) -> int:
-        """Queue questions. One that waits already keeps the entry of the higher priority; unknown ids are skipped. Returns how many questions were not queued before."""
+        """Queue questions. One that waits already keeps the entry of the higher priority; skipped are unknown ids, and what was answered since it was looked at.
+
+        Returns how many questions were not queued before.
+        """
         if not items:
             return 0
         return await self._database.writer.submit(self._put, tuple(items), len(items))
@@ -102,12 +105,24 @@ def _put_batch(connection: Connection, batch: Sequence[QueueItem], now: datetime
     for start in range(0, len(ids), _CHUNK):
         chunk = ids[start : start + _CHUNK]
         known = set(connection.scalars(sa.select(questions.c.id).where(questions.c.id.in_(chunk))))
+        known -= _answered(connection, [best[question_id] for question_id in chunk])
         queued = set(connection.scalars(sa.select(review_queue.c.question_id).where(review_queue.c.question_id.in_(chunk))))
         rows = [_row(best[question_id], now) for question_id in chunk if question_id in known]
         if rows:
             connection.execute(statement, rows)
         new += len(known - queued)
     return new
+
+
+def _answered(connection: Connection, items: Sequence[QueueItem]) -> set[str]:
+    """The questions that have a label, where the reason is one to look at those that have none, or at one that was labelled before a member complained."""
+    ids = [item.question_id for item in items if item.reason is not QueueReason.SUSPECT_LABEL]
+    newest = sa.select(labels.c.question_id, sa.func.max(labels.c.created_at).label("at")).where(labels.c.question_id.in_(ids)).group_by(labels.c.question_id)
+    labelled = {row.question_id: row.at for row in connection.execute(newest)}
+    about = sa.select(complaints.c.question_id, complaints.c.created_at).where(complaints.c.question_id.in_(labelled))
+    complained = {row.question_id: row.created_at for row in connection.execute(about)}
+    to_hear = {item.question_id for item in items if item.reason is QueueReason.COMPLAINT}
+    return {question_id for question_id, at in labelled.items() if question_id not in to_hear or (question_id in complained and at >= complained[question_id])}
 
 
 def _row(item: QueueItem, now: datetime) -> dict[str, Any]:

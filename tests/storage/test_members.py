@@ -33,8 +33,8 @@ async def lived_in(database: Database) -> Database:
     await log.record(*ask(other, context=(said, asked, stays)))
     await log.judged(other.key, verdict(0.9))
     await log.resolved(other.key, resolution("怎么把 zebrafish 部署到 TX2？"))
-    await SqlLabels(database).add(other.key, "anna", LabelValue.YES, "怎么把 zebrafish 部署到 TX2？")
     await SqlReviewQueue(database).put([QueueItem(key, QueueReason.NEW_WORDS, 1.0, "zebrafish") for key in (asked.key, other.key)])
+    await SqlLabels(database).add(other.key, "anna", LabelValue.YES, "怎么把 zebrafish 部署到 TX2？")
     async with database._writer_engine.begin() as connection:
         await connection.execute(sa.insert(label_repeats), [{"question_id": key, "labeller": "anna", "created_at": START} for key in (asked.key, other.key)])
         settled = {"label": "yes", "adjudicator": "ben", "created_at": START, "rewrite": "怎么把 zebrafish 部署到 TX2？"}

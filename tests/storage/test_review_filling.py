@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from core.messages import ConversationKey, RefusalReason, Resolution, Verdict
 from core.ports import OutgoingReply
+from storage import review_filling
 from storage.engine import Database
 from storage.groups import SqlGroups
 from storage.inbox import SqlInbox
+from storage.labelling import Answer, Source, SqlLabelling
 from storage.labels import LabelValue, SqlLabels
 from storage.outbox import SqlOutbox
 from storage.questions import SqlQuestionLog
 from storage.review_filling import fill_review_queue
 from storage.review_queue import QueueReason, SqlReviewQueue
+from storage.review_reasons import Choice, choose
 from storage.verdicts import SqlVerdicts
 from tests.storage.samples import START, StillClock, ask, message
 
@@ -88,3 +93,23 @@ async def test_a_complaint_about_an_old_question_is_heard(database: Database, id
 
 async def test_an_empty_log(database: Database) -> None:
     assert (await fill_review_queue(database, START, 100)).size == 0
+
+
+async def test_what_is_labelled_while_the_queue_is_being_filled_does_not_come_back(database: Database, ids: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choosing among many questions takes seconds, in which somebody labels on."""
+    loop, desk = asyncio.get_running_loop(), SqlLabelling(database)
+
+    async def answer() -> None:
+        for question in (ids[5], ids[7]):
+            assert await desk.give(Answer(question, "anna", LabelValue.NO, None, Source.QUEUE, 0)) is not None
+
+    def slowly(*arguments: Any) -> Choice:
+        asyncio.run_coroutine_threadsafe(answer(), loop).result(timeout=30)
+        return choose(*arguments)
+
+    await fill_review_queue(database, START + timedelta(seconds=30), 100)
+    monkeypatch.setattr(review_filling, "choose", slowly)
+    await fill_review_queue(database, START + timedelta(seconds=30), 100)
+    waiting = {item.question_id for item in await SqlReviewQueue(database).top(100)}
+    assert ids[2] in waiting
+    assert waiting.isdisjoint({ids[5], ids[7]})
