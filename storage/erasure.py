@@ -15,11 +15,14 @@ from sqlalchemy.engine import Connection
 from core.delivery import NOTICE_PREFIX, REPLY_PREFIX
 from core.grounding import takes_from
 from core.messages import ContextLine, ConversationKey, MessageKind, Recall, RefusalReason, Resolution
+from storage.bulk import stored_messages
 from storage.engine import insert_new
 from storage.models import adjudications, labels, messages, questions, replies, review_queue, rewrites
 
 MAY_COME_AGAIN = timedelta(days=2)
 """Platforms push a message again hours later, and after each new connection: what a member wanted forgotten must not come back with it."""
+_UNDER_WAY = timedelta(days=1)
+"""For so long a reply to a question may still be made of the lines that it shows, at most."""
 
 _PAGE = 200
 _CHUNK = 500
@@ -110,15 +113,36 @@ def forget_member(connection: Connection, platform: str, sender_id: str, now: da
     return len(rows)
 
 
-def erase_before(connection: Connection, limit: datetime) -> tuple[int, int]:
-    """Delete what came before ``limit``: messages, questions with all that hangs on them, replies. Returns the number of messages, and of what was derived of them.
+def erase_before(connection: Connection, limit: datetime, now: datetime) -> tuple[int, int]:
+    """Delete what came before ``limit``: messages, questions with all that hangs on them, replies; and what later questions show of it, but for those that a reply may still be
+    made of. Returns the number of messages, and of what was derived of them.
 
     Privacy notices stay: they hold no member's words, and without them the groups would be told again.
     """
     said = sa.not_(replies.c.idempotency_key.startswith(NOTICE_PREFIX, autoescape=True))
     derived = [sa.delete(questions).where(questions.c.created_at < limit), sa.delete(replies).where(replies.c.created_at < limit, said)]
     erased = sum(connection.execute(deletion).rowcount for deletion in derived)
-    return connection.execute(sa.delete(messages).where(messages.c.received_at < limit)).rowcount, erased
+    count = connection.execute(sa.delete(messages).where(messages.c.received_at < limit)).rowcount
+    return count, erased + _erase_old_lines(connection, now - _UNDER_WAY)
+
+
+def _erase_old_lines(connection: Connection, until: datetime) -> int:
+    """Leave those lines out of the contexts of questions recorded before ``until`` whose messages are in the inbox no more: nobody's wish would find them. Returns how many
+    questions lost some.
+    """
+    count, last = 0, ""
+    columns = (questions.c.id, questions.c.platform, questions.c.chat_id, questions.c.text, questions.c.context)
+    while True:
+        page = connection.execute(sa.select(*columns).where(questions.c.created_at < until, questions.c.id > last).order_by(questions.c.id).limit(_PAGE)).all()
+        shown = {(row.platform, row.chat_id, line["message_id"]) for row in page for line in row.context if line["message_id"]}
+        gone: dict[ConversationKey, set[str]] = {}
+        for platform, chat_id, message_id in shown - stored_messages(connection, shown):
+            gone.setdefault(ConversationKey(platform, chat_id), set()).add(message_id)
+        for conversation, ids in gone.items():
+            count += _erase_lines(connection, Erased(conversation, ids), [row for row in page if (row.platform, row.chat_id) == conversation])
+        if len(page) < _PAGE:
+            return count
+        last = page[-1].id
 
 
 def erase_derived(connection: Connection, erased: Erased, prefilter: sa.ColumnElement[bool] | None = None) -> None:
@@ -139,8 +163,8 @@ def erase_derived(connection: Connection, erased: Erased, prefilter: sa.ColumnEl
     _erase_replies(connection, erased)
 
 
-def _erase_lines(connection: Connection, erased: Erased, page: Iterable[Any]) -> None:
-    """Leave the erased lines out of the contexts of ``page`` (rows of id, text, context)."""
+def _erase_lines(connection: Connection, erased: Erased, page: Iterable[Any]) -> int:
+    """Leave the erased lines out of the contexts of ``page`` (rows of id, text, context). Returns how many of them lost some."""
     contexts: list[dict[str, Any]] = []
     losses: dict[str, _Loss] = {}
     for row in page:
@@ -152,6 +176,7 @@ def _erase_lines(connection: Connection, erased: Erased, page: Iterable[Any]) ->
     if losses:
         connection.execute(_KEEP_LINES, contexts)
         _erase_borrowed(connection, losses)
+    return len(losses)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,4 +67,5 @@ class SqlMembers:
         return [forget_member(connection, platform, sender_id, self._database.now()) for platform, sender_id in wishes]
 
     def _erase_older(self, connection: Connection, ages: Sequence[timedelta]) -> list[tuple[int, int]]:
-        return [erase_before(connection, self._database.now() - age) for age in ages]
+        now = self._database.now()
+        return [erase_before(connection, now - age, now) for age in ages]

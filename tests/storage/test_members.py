@@ -159,6 +159,30 @@ async def test_retention_erases_what_is_older(lived_in: Database, clock: StillCl
 
 
 @pytest.mark.sqlite
+async def test_what_a_younger_question_shows_of_an_old_message_grows_old_with_it(database: Database, clock: StillClock, path: Path) -> None:
+    """Its member may leave later: nothing would find the line then."""
+    inbox, log, members = SqlInbox(database), SqlQuestionLog(database), SqlMembers(database)
+    old, near, asked = message(1, "大家用 zebrafish 吧", sender="u-gone"), message(2, "好的", sender="u3"), message(3, "怎么把它部署到 TX2？", sender="u2", reply_to="m1")
+    await inbox.add([old])
+    clock.forward(days=29)
+    await inbox.add([near, asked])
+    await log.record(*ask(asked, context=(old, near)))
+    await log.judged(asked.key, verdict(0.9))
+    await log.resolved(asked.key, resolution("怎么把 zebrafish 部署到 TX2？"))
+    clock.forward(days=1, hours=-1)
+    assert await members.retain(30) == 0
+    clock.forward(days=1)
+    assert await members.retain(30) == 1
+    await members.opt_out("feishu", "u-gone")
+    logged = await log.get(asked.key)
+    assert logged is not None
+    assert [line.text for line in logged.question.context] == ["好的"]
+    assert logged.resolution is not None
+    assert logged.resolution.rewrite is None
+    assert b"zebrafish" not in bytes_on_disk(path)
+
+
+@pytest.mark.sqlite
 async def test_a_question_that_grows_old_after_its_messages_leaves_the_file_too(database: Database, clock: StillClock, path: Path) -> None:
     """A bot that was busy, or down, records a question later than its messages came; a group that falls silent then has nothing else to erase."""
     asked = message(1, "zebrafish 怎么装？")
