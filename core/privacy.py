@@ -24,13 +24,15 @@ _KNOWN_KEY = re.compile(
     r"(?<![A-Za-z0-9])(?:sk-[A-Za-z0-9_\-]{16,}|(?:gh[pousr]|hf|npm|pypi)_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_\-]{16,}|xox[abprs]-[A-Za-z0-9\-]{10,}"
     r"|(?:AKIA|ASIA|LTAI|AKID)[A-Za-z0-9]{12,}|AIza[A-Za-z0-9_\-]{30,}|eyJ[A-Za-z0-9_\-]{8,}\.eyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]+)"
 )
+# What stands between a name and its value, as in "密码是：..." too.
+_SAYS = r"(?:(?:(?:是|为|is)\s*)?[=:：]|是|为)"
 _NAMED_SECRET = re.compile(
     r"((?:api|app|access|secret|private|encrypt)?[_\- ]?(?:key|secret|token|credential)s?(?:[_\- ]?id)?|密钥|令牌)"
-    r"([\"']?\s*(?:=|:|：|是|为)\s*[\"']?)([A-Za-z0-9_\-+/=.~]{12,})",
+    rf"([\"']?\s*{_SAYS}\s*[\"']?)([A-Za-z0-9_\-+/=.~]{{12,}})",
     re.IGNORECASE,
 )
 _BEARER = re.compile(r"(\bBearer\s+)[A-Za-z0-9_\-+/=.~]{12,}", re.IGNORECASE)
-_PASSWORD = re.compile(r"((?:password|passwd|pwd|密码|口令|提取码)[\"']?\s*(?:=|:|：|是|为)\s*[\"']?)([\x21\x23-\x26\x28-\x7e]{4,})", re.IGNORECASE)
+_PASSWORD = re.compile(r"((?:password|passwd|pwd|密码|口令|提取码)[\"']?\s*" + _SAYS + r"\s*[\"']?)([\x21\x23-\x26\x28-\x7e]{4,})", re.IGNORECASE)
 _EMAIL = re.compile(r"(?<![A-Za-z0-9._%+\-])(?!git@)[A-Za-z0-9._%+\-]{1,64}@(?:[A-Za-z0-9\-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9])")
 _IDENTITY = re.compile(r"(?<![A-Za-z0-9])[1-9]\d{5}(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx](?![A-Za-z0-9])")
 _OLD_IDENTITY = re.compile(r"(?<![A-Za-z0-9.])[1-9]\d{5}\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}(?![A-Za-z0-9.])")
