@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 
-from adapters.web.labelling import fields, labeller_of, read_label, read_number, read_rewrite
+from adapters.web.labelling import fields, labeller_of, read_label, read_number, read_rewrite, shown_name
 from adapters.web.patience import within_patience
 from adapters.web.setup import PagesSetup
 from adapters.web.view import View
@@ -44,10 +45,11 @@ class AdjudicationPages:
         if not name:
             return self._view.page(request, "name.html", name="", bad=False)
         self._sessions[name].undone = None
-        return self._view.page(request, "adjudicate.html", name=name, **await self._work(name))
+        return self._view.page(request, "adjudicate.html", **await self._work(name))
 
     async def _decide(self, request: web.Request) -> web.Response:
-        name, form = self._required_name(request), await fields(request)
+        form = await fields(request)
+        name = self._required_name(request, form)
         label, lines, found = read_label(form), read_number(form, "lines"), await self._disagreements.get(form.get("question_id", ""))
         if found is None:
             return await self._next(request, name, notice="label.gone")
@@ -63,7 +65,8 @@ class AdjudicationPages:
         return await self._next(request, name, decision=decision, text=question.text, notice="label.line_gone" if decision.rewrite != rewrite else "")
 
     async def _skip(self, request: web.Request) -> web.Response:
-        name, question_id = self._required_name(request), (await fields(request)).get("question_id", "")
+        form = await fields(request)
+        name, question_id = self._required_name(request, form), form.get("question_id", "")
         session = self._sessions[name]
         session.undone = None
         if question_id not in session.skipped:
@@ -72,7 +75,8 @@ class AdjudicationPages:
         return await self._next(request, name)
 
     async def _undo(self, request: web.Request) -> web.Response:
-        name, shown = self._required_name(request), (await fields(request)).get("question_id", "")
+        form = await fields(request)
+        name, shown = self._required_name(request, form), form.get("question_id", "")
         session = self._sessions[name]
         if session.undone is not None and session.undone[0] == shown:  # it is sent again: its first response was lost
             question_id = session.undone[1]
@@ -96,15 +100,15 @@ class AdjudicationPages:
         return question_id
 
     async def _again(self, request: web.Request) -> web.Response:
-        name = self._required_name(request)
+        name = self._required_name(request, await fields(request))
         session = self._sessions[name]
         session.undone = None
         session.skipped.clear()
         session.done = [entry for entry in session.done if entry[1]]
         return await self._next(request, name)
 
-    def _required_name(self, request: web.Request) -> str:
-        name = labeller_of(request, self._default_name)
+    def _required_name(self, request: web.Request, form: Mapping[str, str]) -> str:
+        name = shown_name(form) or labeller_of(request, self._default_name)
         if not name:
             raise web.HTTPConflict(text="nobody said who decides", headers={"HX-Redirect": "/adjudicate"})
         return name
@@ -120,4 +124,4 @@ class AdjudicationPages:
         for question_id in order:
             if (found := await self._disagreements.get(question_id)) is not None:
                 break
-        return {"found": found, "open": len(waiting), "skipped": len(session.skipped & set(waiting)), "decision": decision, "text": text, "notice": notice}
+        return {"name": name, "found": found, "open": len(waiting), "skipped": len(session.skipped & set(waiting)), "decision": decision, "text": text, "notice": notice}

@@ -58,7 +58,7 @@ class LabellingPages:
         if not name:
             return self._view.page(request, "name.html", name="", bad=False)
         self._sittings.of(name).undone = None
-        return self._view.page(request, "label.html", name=name, **await self._work(name))
+        return self._view.page(request, "label.html", **await self._work(name))
 
     # --- who labels
 
@@ -76,7 +76,8 @@ class LabellingPages:
     # --- answers
 
     async def _answer(self, request: web.Request) -> web.Response:
-        name, form = self._required_name(request), await fields(request)
+        form = await fields(request)
+        name = self._required_name(request, form)
         label, source, seen, lines = read_label(form), _source(form), read_number(form, "seen"), read_number(form, "lines")
         item = await self._desk.item(form.get("question_id", ""), name, source)
         if item is None:
@@ -90,7 +91,8 @@ class LabellingPages:
         return await self._next(request, name, last=Last(item.logged, given), notice="label.line_gone" if given.label.rewrite != rewrite else "")
 
     async def _skip(self, request: web.Request) -> web.Response:
-        name, form = self._required_name(request), await fields(request)
+        form = await fields(request)
+        name = self._required_name(request, form)
         source = _source(form)
         item = await self._desk.item(form.get("question_id", ""), name, source)
         if item is None:
@@ -99,7 +101,8 @@ class LabellingPages:
         return await self._next(request, name, last=Last(item.logged, None))
 
     async def _undo(self, request: web.Request) -> web.Response:
-        name, shown = self._required_name(request), (await fields(request)).get("question_id", "")
+        form = await fields(request)
+        name, shown = self._required_name(request, form), form.get("question_id", "")
         sitting = self._sittings.of(name)
         if sitting.undone is not None and sitting.undone[0] == shown:  # it is sent again: its first response was lost
             back = sitting.undone[1]
@@ -126,14 +129,14 @@ class LabellingPages:
         return Skip(action.label.question_id, Source.REPEAT if action.second_look else Source.TAKEN_BACK)
 
     async def _again(self, request: web.Request) -> web.Response:
-        name = self._required_name(request)
+        name = self._required_name(request, await fields(request))
         self._sittings.of(name).show_skipped_again()
         return await self._next(request, name)
 
     # --- progress
 
     async def _progress(self, request: web.Request) -> web.Response:
-        name = self._required_name(request)
+        name = self._required_name(request, request.query)
         progress = await self._desk.progress(name)
         return self._view.fragment(request, "progress.html", name=name, progress=progress, rows=_rows(await self._standing(name)))
 
@@ -147,8 +150,8 @@ class LabellingPages:
 
     # --- showing
 
-    def _required_name(self, request: web.Request) -> str:
-        name = labeller_of(request, self._default_name)
+    def _required_name(self, request: web.Request, form: Mapping[str, str]) -> str:
+        name = shown_name(form) or labeller_of(request, self._default_name)
         if not name:
             raise web.HTTPConflict(text="nobody said who labels", headers={"HX-Redirect": "/label"})
         return name
@@ -167,7 +170,7 @@ class LabellingPages:
     def _show(self, name: str, item: Item | None) -> dict[str, Any]:
         self._sittings.claim(name, None if item is None else item.logged.question.id)
         sitting: Sitting = self._sittings.of(name)
-        return {"item": item, "last": None, "notice": "", "empty": False, "skipped": len(sitting.skipped)}
+        return {"name": name, "item": item, "last": None, "notice": "", "empty": False, "skipped": len(sitting.skipped)}
 
     def _fragment(self, request: web.Request, values: dict[str, Any]) -> web.Response:
         response = self._view.fragment(request, "work.html", **values)
@@ -178,6 +181,12 @@ class LabellingPages:
 def labeller_of(request: web.Request, default: str) -> str:
     """The name that this browser chose, else ``default``."""
     return unquote(request.cookies.get(NAME_COOKIE, "")) or default
+
+
+def shown_name(form: Mapping[str, str]) -> str:
+    """The name that the page showed: in another tab the browser may have taken another one since."""
+    name = form.get("labeller", "")
+    return name if len(name) <= LONGEST_NAME and name.isprintable() else ""
 
 
 async def fields(request: web.Request) -> dict[str, str]:

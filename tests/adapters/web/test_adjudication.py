@@ -107,3 +107,12 @@ async def test_an_unknown_question_and_a_missing_name_are_told(site: Site) -> No
     async with site.browser() as browser:
         assert (await browser.post("/adjudicate/decide", question_id="gone", label="yes")).headers["HX-Redirect"] == "/adjudicate"
     assert len(await SqlDisagreements(site.database).open()) == 1
+
+
+async def test_a_decision_belongs_to_whom_its_page_names_also_where_another_tab_has_changed_the_name(site: Site) -> None:
+    question = await disagree(site)
+    async with site.browser("carl") as browser:
+        page = await browser.get("/adjudicate")
+        await browser.post("/label/name", name="dora")
+        await decide(browser, page, "yes")
+    assert await settled(site, question) == [("carl", "yes", None)]

@@ -48,12 +48,13 @@ async def test_without_a_name_nothing_can_be_answered(site: Site) -> None:
 
 async def test_a_name_from_the_command_line_stands_where_the_browser_has_chosen_none(tmp_path: Path) -> None:
     async with open_site(tmp_path / "d.db", labeller="desk") as site, site.browser() as browser:
-        first, second = await site.ask(), await site.ask()
+        question = await site.ask()
         await browser.get("/label")
         await browser.answer("yes")
         await browser.post("/label/name", name="ben")
+        await browser.get("/label")
         await browser.answer("yes")
-        assert [(await site.labels(question))[0][0] for question in (second, first)] == ["desk", "ben"]
+        assert [labeller for labeller, _, _ in await site.labels(question)] == ["desk", "ben"]
 
 
 async def test_the_question_stands_in_its_conversation(site: Site) -> None:
@@ -387,3 +388,16 @@ async def test_the_server_stops_while_a_browser_is_open(site: Site) -> None:
         await asyncio.wait_for(site.server.stop(), 10)
         with pytest.raises(aiohttp.ClientConnectionError):
             await session.get(site.address)
+
+
+async def test_an_answer_belongs_to_whom_its_page_names_also_where_another_tab_has_changed_the_name(site: Site) -> None:
+    first, second = [await site.ask() for _ in range(2)]
+    async with site.browser("anna") as browser:
+        page = browser.page
+        await browser.post("/label/name", name="ben")
+        assert "anna" not in (await browser.get("/label")).text
+        page = await browser.answer("yes", of=page)
+        await browser.post("/label/undo", **page.fields)
+        await browser.answer("no", of=page)
+    assert await site.labels(second) == []
+    assert [labeller for labeller, _, _ in await site.labels(first)] == ["anna"]
