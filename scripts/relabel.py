@@ -52,12 +52,12 @@ def main(
         settings = load_config(config, relabel={key: value for key, value in given.items() if value is not None})
         configure_logs(settings.bot.log_level, settings.bot.log_format, secrets_of(settings))
         report, filled = asyncio.run(relabel(settings, parse_time(since, "--since") if since else None, limit or _ALL))
+        show(Console(), report, filled)
         if json_ is not None:
             _write(json_, report_document(report, filled))
     except DoujieError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_code) from None
-    show(Console(), report, filled)
     if report.stopped:
         typer.echo(f"stopped: {report.stopped}. What was judged is kept; the same command goes on with the rest.", err=True)
         raise typer.Exit(1)

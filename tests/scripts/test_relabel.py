@@ -110,6 +110,16 @@ def test_what_flipped_is_told_by_id_and_texts_stand_only_in_the_file(config: Pat
     assert not any(text[:6] in run.output for text in TEXTS), "the terminal shows ids and figures alone"
 
 
+def test_a_report_that_cannot_be_written_is_shown_all_the_same(config: Path) -> None:
+    """The next run judges nothing: what flipped would never be told again."""
+    with served(listed=pronouns) as server:
+        run = relabel(config, server, "--json", str(config.parent / "no" / "report.json"))
+    assert run.exit_code == 2
+    assert "report.json: cannot be written" in run.stderr
+    assert "4 of 4 judged, 1 flipped to yes, 1 to no" in run.stdout
+    assert all(key in run.stdout for key in (KEYS[1], KEYS[2]))
+
+
 def test_the_queue_is_filled_with_what_the_models_see_differently(config: Path) -> None:
     with served(listed=pronouns) as server:
         assert relabel(config, server).exit_code == 0
