@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from core.antecedents import Token, split_quote, tokenise
@@ -56,6 +57,10 @@ _FRONT: Final = re.compile(
     r"|(?:ok|oh|and|but|so|hmm|hm|wait|(?:hi|hello|hey)(?: (?:all|guys|everyone|there|folks))?)(?![A-Za-z0-9_-]))|[，,、：:。！!~]+))*\s*",
     re.I,
 )
+#: Phrases and words of place that the dictionary takes for nouns.
+_NO_NOUN: Final = re.compile(r"[怎啥没]|(.)[不没]\1|自带$|离线$|[国室户海境][内外]$")
+#: What makes a verb of the word before it.
+_BEHIND_VERB: Final = frozenset("吗么嘛了过着")
 _HAN: Final = re.compile(r"[\u3400-\u9fff]")
 _NAME_PREFIX: Final = re.compile(r"^[A-Za-z_][\w-]{1,20}: ")
 
@@ -90,15 +95,15 @@ def _chinese_slot(body: str) -> Slot | None:
     words = tokenise(body)
     found = [(match.start(), match.end(), "") for pattern in (_ZH_PRONOUN, _ZH_BARE) if (match := pattern.search(body))]
     if person := _ZH_FRONT.match(body, _front_slot(body).start):
-        keeps_thing = person["thing"] == "那个" and _noun_at(person.end(), words)
+        keeps_thing = person["thing"] == "那个" and _noun_at(person.start(), person.end(), words)
         found.append((person.start(), person.start("thing") if keeps_thing else person.end(), ""))
     for match in _ZH_DEMONSTRATIVE.finditer(body):
         says_itself = _follows_noun(match.start(), words) and (match.group().endswith("些") or _starts_phrase(match.end(), words))
         if _ends_classifier(body, match.end(), words) and not says_itself:
-            found.append((match.start(), match.end(), _noun_at(match.end(), words)))
+            found.append((match.start(), match.end(), _noun_at(match.start(), match.end(), words)))
             break
     for match in _ZH_NOUN.finditer(body):
-        if (noun := _noun_at(match.end(), words)) and not _follows_noun(match.start(), words):
+        if (noun := _noun_at(match.start(), match.end(), words)) and not _follows_noun(match.start(), words):
             found.append((match.start(), match.end(), noun))
             break
     return Slot(*min(found, key=lambda slot: (slot[0], -slot[1]))) if found else None
@@ -119,9 +124,15 @@ def _starts_phrase(end: int, words: Sequence[Token]) -> bool:
     return any(word.start == end and word.tag in "NA" for word in words)
 
 
-def _noun_at(end: int, words: Sequence[Token]) -> str:
+def _noun_at(start: int, end: int, words: Sequence[Token]) -> str:
     """The noun right behind a demonstrative, "" when a verb or nothing follows."""
-    return next((word.text for word in words if word.start == end and word.tag == "N"), "")
+    asked_of = not any(word.end == start and (word.tag in "VW" or word.text in _BEHIND_VERB) for word in words)
+    return next((word.text for word, after in pairwise([*words, None]) if word and word.start == end and word.tag == "N" and not _says(word, after, asked_of)), "")
+
+
+def _says(word: Token, after: Token | None, asked_of: bool) -> bool:
+    """Whether what the dictionary calls a noun says something of the thing: "这个是不是收费", and behind one that is ``asked_of`` also "这个收费吗"."""
+    return _NO_NOUN.match(word.text) is not None or (asked_of and after is not None and after.start == word.end and after.text in _BEHIND_VERB)
 
 
 def _english_slot(body: str) -> Slot | None:

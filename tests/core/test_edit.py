@@ -94,6 +94,13 @@ from core.grounding import check
         ("你好，请问支持 int8 吗？", "RTMPose", "你好，请问RTMPose支持 int8 吗？"),
         ("你好像没装驱动？", "RTMPose", "RTMPose你好像没装驱动？"),
         ("hi all, any docs?", "RTMPose", "hi all, RTMPose: any docs?"),
+        # what is said of the thing is no noun that belongs to it
+        ("这个收费吗", "cursor", "cursor收费吗"),
+        ("这个是不是收费", "cursor", "cursor是不是收费"),
+        ("那个怎么回事", "cursor", "cursor怎么回事"),
+        ("你那个国内能用吗", "cursor", "cursor国内能用吗"),
+        ("有人用过这个软件吗", "cursor", "有人用过cursor的软件吗"),
+        ("safari 认这个值吗", "credentialless", "safari 认credentialless的值吗"),
     ],
 )
 def test_a_term_takes_the_place_of_what_refers_or_goes_to_the_front(question: str, term: str, rewrite: str) -> None:
