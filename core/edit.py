@@ -15,9 +15,11 @@ from typing import Final
 
 from core.antecedents import Token, split_quote, tokenise
 
-_CLASSIFIER: Final = "个款种块台套条张件家只份本门批把组项版部"
+_CLASSIFIER: Final = "个款种块台套条张件家只份本门批把组项版部颗篇辆间"
 #: Classifiers that begin hardly any noun ("张图" is no word of its own), so that they need no word border behind them.
 _PLAIN_CLASSIFIER: Final = "个款张"
+#: Those that stay where they are: "那根线" becomes "<term>那根线".
+_MORE_CLASSIFIERS: Final = frozenset("家本根首句层节段片枚幅座步场")
 _NUMBER: Final = "一两俩几二三"
 #: Whose it is: "你那个", "你刚才说的那款".
 _YOURS: Final = r"(?:(?:你们?|您)(?:刚才|刚刚|刚|上面|之前|前面)?(?:说|发|提|讲|报|贴|给|推荐|用|换|装|买)的|你们?|您)"
@@ -49,11 +51,13 @@ _EN_BEFORE_THAT: Final = re.compile(
 )
 _IDLE_IT: Final = re.compile(r"(?<![\w'-])it(?='s| is)? (?:worth|possible|safe|ok|okay|normal|better|just me|seems|matter)", re.I)
 _MENTION: Final = re.compile(r"@[^\s，。,：:]+")
-# What stands before the place of an omitted topic: mentions, stickers, "那", "所以", "ok," ...
+# What stands before the place of an omitted topic: mentions, stickers, "那", "所以", "请问一下", "谢谢大佬，", "ok," ...
 _FRONT: Final = re.compile(
     r"^(?:\s*(?:@[^\s，。,：:]+|\[[^\]]{1,8}\]"
-    r"|(?:那么(?![多少贵快慢大小高低难好])|那(?![些样时位里边天次年俩儿会种个款么])|所以|但是|但|不过(?!关)|可是|话说|另外|对了|然后|还有(?![没多少人什啥哪几别其])|请问|大佬们?|求问"
-    r"|问下|问一下|顺便问下|顺便问一下|(?:好的|(?:[你您]|大家|各位|大佬|老师)们?好)(?=[，,\s！!。~]|$)"
+    r"|(?:那么(?![多少贵快慢大小高低难好])|那(?![些样时位里边天次年俩儿会种个款么])|所以|但是|但|不过(?!关)|可是|话说|另外|对了|然后|(?:我?还有|我?有|再?问)一?个问题|还有(?![没多少人什啥哪几别其])"
+    r"|(?:我?想|再|顺便)?(?:请问|请教|求教|问)(?:一?下|一句)|请问|大佬们?|求问"
+    r"|(?:好[的吧]?|行吧?|是[的啊呀]|[对嗯哦噢喔额呃啊哎诶欸唉]+|哈哈+|收到|(?:谢谢|多谢|感谢)(?:大佬|老师|各位|大家)?|(?:明白|懂|了解)了?|原来如此|不好意思|各位(?:大佬|老师)?|(?:[你您]|大家|各位|大佬|老师)们?好)"
+    r"(?=[，,\s！!。~]|$)"
     r"|(?:ok|oh|and|but|so|hmm|hm|wait|(?:hi|hello|hey)(?: (?:all|guys|everyone|there|folks))?)(?![A-Za-z0-9_-]))|[，,、：:。！!~]+))*\s*",
     re.I,
 )
@@ -159,6 +163,8 @@ def _front_slot(body: str) -> Slot:
     start = name.end() if name else 0
     front = _FRONT.match(body[start:])
     place = start + (front.end() if front else 0)
+    if body[:place].endswith("那") and body[place : place + 1] in _MORE_CLASSIFIERS:  # "那根线": no connective
+        place = next((word.start for word in tokenise(body) if word.start < place < word.end), place)
     return Slot(place, place)
 
 

@@ -101,6 +101,22 @@ from core.grounding import check
         ("你那个国内能用吗", "cursor", "cursor国内能用吗"),
         ("有人用过这个软件吗", "cursor", "有人用过cursor的软件吗"),
         ("safari 认这个值吗", "credentialless", "safari 认credentialless的值吗"),
+        # what is asked and thanked with goes first as well, as a whole
+        ("请问一下支持 int8 吗", "mmpose", "请问一下mmpose支持 int8 吗"),
+        ("我想请教下，显存要多大", "mmpose", "我想请教下，mmpose显存要多大"),
+        ("还有个问题，要装驱动吗", "mmpose", "还有个问题，mmpose要装驱动吗"),
+        ("谢谢大佬，那支持 int8 吗", "mmpose", "谢谢大佬，那mmpose支持 int8 吗"),
+        ("哦 那 3.13 呢", "nuitka", "哦 那 nuitka 3.13 呢"),
+        ("对 数据多大", "hagrid", "对 hagrid数据多大"),
+        ("是 m key 还是 b+m", "hailo-8", "hailo-8是 m key 还是 b+m"),
+        ("好用吗", "mmpose", "mmpose好用吗"),
+        # "那" before a classifier is no connective
+        ("那颗供电要 26V 是吧", "MA12070P", "MA12070P的供电要 26V 是吧"),
+        ("那篇有中文版么", "yolo", "yolo有中文版么"),
+        ("那家店在哪", "京东", "京东那家店在哪"),
+        ("那根线多长", "hdmi", "hdmi那根线多长"),
+        ("那本地能跑吗", "mmpose", "那mmpose本地能跑吗"),
+        ("那断了怎么续", "mmpose", "那mmpose断了怎么续"),
     ],
 )
 def test_a_term_takes_the_place_of_what_refers_or_goes_to_the_front(question: str, term: str, rewrite: str) -> None:
