@@ -24,7 +24,7 @@ _NUMBER: Final = "一两俩几二三"
 #: Whose it is: "你那个", "你刚才说的那款".
 _YOURS: Final = r"(?:(?:你们?|您)(?:刚才|刚刚|刚|上面|之前|前面)?(?:说|发|提|讲|报|贴|给|推荐|用|换|装|买)的|你们?|您)"
 _ZH_PRONOUN: Final = re.compile(
-    rf"(?<![其吉])它俩|(?<![其吉])它们|(?<![其吉])它|(?<!其)他家的|(?:前|后)者|前面那个|后面那个|{_YOURS}?(?:这玩意儿?|那玩意儿?|这东西|那东西)"
+    rf"(?<![其吉])它们?俩?|(?<!其)他家的|(?:前|后)者|前面那个|后面那个|{_YOURS}?(?:这玩意儿?|那玩意儿?|这东西|那东西)"
     r"|(?<![我你您他她们咱])那边|你说的(?:这|那)个|你说的"
 )
 #: Whoever is spoken of at the front of a question has been named before; further on it is often somebody of the question's own ("我同事说他…").
@@ -33,7 +33,7 @@ _ZH_FRONT: Final = re.compile(r"[他她](?![妈娘乡国人])(?:们俩?|俩)?(?:
 _NO_CLASSIFIER: Final = r"台式|批处理|张量|个人版|个性化|款式|(?<![\u3400-\u9fff][这那])(?:把(?:[它他她这那]|\s?[A-Za-z])|只(?:支持|需|跑|用|认))"
 #: Times that are said with a demonstrative: "这些天", "这个周末".
 _TIMES: Final = "月|星期|礼拜|小时|钟头|时候|(?<=[个这])(?:周末|季度|学期)|(?<=些)(?:天(?!气|线)|年|日子)"
-_ZH_DEMONSTRATIVE: Final = re.compile(rf"{_YOURS}?(?:这|那)(?!{_NO_CLASSIFIER})(?:些|[{_NUMBER}]?[{_CLASSIFIER}])(?!{_TIMES})")
+_ZH_DEMONSTRATIVE: Final = re.compile(rf"(?P<yours>{_YOURS})?(?:这|那)(?!{_NO_CLASSIFIER})(?:些|[{_NUMBER}]?[{_CLASSIFIER}])(?!{_TIMES})")
 _ZH_BARE: Final = re.compile(r"这(?=要|能|会(?!儿)|是|有|支持|需要|算|得|应该|跟|和|对|比|可以)")
 _ZH_NOUN: Final = re.compile(rf"(?<![我咱])(?<!我们)(?:{_YOURS}?这|{_YOURS}那)(?!{_TIMES})")
 _EN_PRONOUN: Final = re.compile(r"(?<![\w'-])(?:that one|this one|the other one|its|(?-i:it|It)|they|them|their|those|these(?! days\b))(?![\w'-])", re.I)
@@ -55,7 +55,7 @@ _MENTION: Final = re.compile(r"@[^\s，。,：:]+")
 _FRONT: Final = re.compile(
     r"^(?:\s*(?:@[^\s，。,：:]+|\[[^\]]{1,8}\]"
     r"|(?:那么(?![多少贵快慢大小高低难好])|那(?![些样时位里边天次年俩儿会种个款么])|所以|但是|但|不过(?!关)|可是|话说|另外|对了|然后|(?:我?还有|我?有|再?问)一?个问题|还有(?![没多少人什啥哪几别其])"
-    r"|(?:我?想|再|顺便)?(?:请问|请教|求教|问)(?:一?下|一句)|请问|大佬们?|求问"
+    r"|(?:我?想|再|顺便|弱弱)?(?:请问|请教|求教|问)(?:一?下|一句)|请问|大佬们?|求问"
     r"|(?:好[的吧]?|行吧?|是[的啊呀]|[对嗯哦噢喔额呃啊哎诶欸唉]+|哈哈+|收到|(?:谢谢|多谢|感谢)(?:大佬|老师|各位|大家)?|(?:明白|懂|了解)了?|原来如此|不好意思|各位(?:大佬|老师)?|(?:[你您]|大家|各位|大佬|老师)们?好)"
     r"(?=[，,\s！!。~]|$)"
     r"|(?:ok|oh|and|but|so|hmm|hm|wait|(?:hi|hello|hey)(?: (?:all|guys|everyone|there|folks))?)(?![A-Za-z0-9_-]))|[，,、：:。！!~]+))*\s*",
@@ -63,6 +63,8 @@ _FRONT: Final = re.compile(
 )
 #: Phrases and words of place that the dictionary takes for nouns.
 _NO_NOUN: Final = re.compile(r"[怎啥没]|(.)[不没]\1|自带$|离线$|[国室户海境][内外]$")
+#: Nouns that name nothing: "这个东西" is no part of the thing.
+_THINGS: Final = frozenset(["东西", "玩意", "玩意儿", "人", "事", "事情"])
 #: What makes a verb of the word before it.
 _BEHIND_VERB: Final = frozenset("吗么嘛了过着")
 _HAN: Final = re.compile(r"[\u3400-\u9fff]")
@@ -96,15 +98,21 @@ def _without_names(body: str) -> str:
 
 
 def _chinese_slot(body: str) -> Slot | None:
-    words = tokenise(body)
-    found = [(match.start(), match.end(), "") for pattern in (_ZH_PRONOUN, _ZH_BARE) if (match := pattern.search(body))]
-    if person := _ZH_FRONT.match(body, _front_slot(body).start):
+    words, front = tokenise(body), _front_slot(body).start
+    found = [
+        (match.start(), match.end(), "")
+        for pattern in (_ZH_PRONOUN, _ZH_BARE)
+        if (match := next((one for one in pattern.finditer(body) if one.group() != "那边" or not _follows_noun(one.start(), words)), None))
+    ]
+    if person := _ZH_FRONT.match(body, front):
         keeps_thing = person["thing"] == "那个" and _noun_at(person.start(), person.end(), words)
         found.append((person.start(), person.start("thing") if keeps_thing else person.end(), ""))
     for match in _ZH_DEMONSTRATIVE.finditer(body):
-        says_itself = _follows_noun(match.start(), words) and (match.group().endswith("些") or _starts_phrase(match.end(), words))
+        says_itself = match["yours"] is None and match.start() > front and _follows_noun(match.start(), words)
         if _ends_classifier(body, match.end(), words) and not says_itself:
-            found.append((match.start(), match.end(), _noun_at(match.start(), match.end(), words)))
+            things = _THINGS if match.group()[-1] in "个些" else _THINGS - {"人"}
+            thing = next((word.end for word in words if word.start == match.end() and word.text in things), match.end())
+            found.append((match.start(), thing, _noun_at(match.start(), thing, words)))
             break
     for match in _ZH_NOUN.finditer(body):
         if (noun := _noun_at(match.start(), match.end(), words)) and not _follows_noun(match.start(), words):
@@ -122,10 +130,6 @@ def _ends_classifier(body: str, end: int, words: Sequence[Token]) -> bool:
 def _follows_noun(start: int, words: Sequence[Token]) -> bool:
     """Whether a noun or name stands right before: "身份证那个项目" says itself which one is meant."""
     return any(word.end == start and word.tag in "NL" and len(word.text) > 1 for word in words)
-
-
-def _starts_phrase(end: int, words: Sequence[Token]) -> bool:
-    return any(word.start == end and word.tag in "NA" for word in words)
 
 
 def _noun_at(start: int, end: int, words: Sequence[Token]) -> str:

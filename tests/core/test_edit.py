@@ -117,6 +117,18 @@ from core.grounding import check
         ("那根线多长", "hdmi", "hdmi那根线多长"),
         ("那本地能跑吗", "mmpose", "那mmpose本地能跑吗"),
         ("那断了怎么续", "mmpose", "那mmpose断了怎么续"),
+        # behind a noun it says itself which one is meant, but not at the front, nor where it is theirs who are asked
+        ("地图那种 canvas 页面它性能掉不掉", "wujie", "地图那种 canvas 页面wujie性能掉不掉"),
+        ("要转成hermes那种吧", "toolace", "toolace要转成hermes那种吧"),
+        ("客户那边还认吗", "centos 7", "centos 7客户那边还认吗"),
+        ("那边网速怎么样", "新机房", "新机房网速怎么样"),
+        ("阿桐你那个能级联两只么", "eMeet M0", "阿桐eMeet M0能级联两只么"),
+        # "thing" names nothing, and "both of them" goes as a whole
+        ("这个东西多少钱", "树莓派", "树莓派多少钱"),
+        ("那个人是谁", "老李", "老李是谁"),
+        ("这件事怎么处理", "发票", "发票怎么处理"),
+        ("那个人脸模型多大", "retinaface", "retinaface的人脸模型多大"),
+        ("它们俩能一起用吗", "redis 和 milvus", "redis 和 milvus能一起用吗"),
     ],
 )
 def test_a_term_takes_the_place_of_what_refers_or_goes_to_the_front(question: str, term: str, rewrite: str) -> None:

@@ -64,6 +64,9 @@ def test_what_a_quotation_says_as_well_may_not_get_lost_behind_it() -> None:
         ("那个项目的负责人是谁", "RapidOCR的负责人是谁", ()),
         ("那个项目的负责人是谁", "RapidOCR是谁", ("负", "责", "人")),
         ("那个黑色的是什么", "RapidOCR是什么", ()),
+        ("那个人是谁", "老李是谁", ()),
+        ("那个人脸模型是谁的", "RapidOCR是谁的", ()),
+        ("你那篇代码放了没", "RapidOCR代码放了没", ()),
     ],
 )
 def test_whose_it_is_may_be_replaced_and_not_what_it_is(before: str, after: str, lost: tuple[str, ...]) -> None:
