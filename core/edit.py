@@ -21,8 +21,8 @@ _PLAIN_CLASSIFIER: Final = "个款张"
 #: Those that stay where they are: "那根线" becomes "<term>那根线".
 _MORE_CLASSIFIERS: Final = frozenset("家本根首句层节段片枚幅座步场")
 _NUMBER: Final = "一两俩几二三"
-#: Whose it is: "你那个", "你刚才说的那款".
-_YOURS: Final = r"(?:(?:你们?|您)(?:刚才|刚刚|刚|上面|之前|前面)?(?:说|发|提|讲|报|贴|给|推荐|用|换|装|买)的|你们?|您)"
+#: Whose it is, or where it was said: "你那个", "你刚才说的那款", "后面这个".
+_YOURS: Final = r"(?:(?:你们?|您)(?:刚才|刚刚|刚|上面|之前|前面)?(?:说|发|提|讲|报|贴|给|推荐|用|换|装|买)的|你们?|您|前面|后面|上面|刚才|刚刚)"
 _ZH_PRONOUN: Final = re.compile(
     rf"(?<![其吉])它们?俩?|(?<!其)他家的|(?:前|后)者|前面那个|后面那个|{_YOURS}?(?:这玩意儿?|那玩意儿?|这东西|那东西)"
     r"|(?<![我你您他她们咱])那边|你说的(?:这|那)个|你说的"
@@ -108,7 +108,7 @@ def _chinese_slot(body: str) -> Slot | None:
         keeps_thing = person["thing"] == "那个" and _noun_at(person.start(), person.end(), words)
         found.append((person.start(), person.start("thing") if keeps_thing else person.end(), ""))
     for match in _ZH_DEMONSTRATIVE.finditer(body):
-        says_itself = match["yours"] is None and match.start() > front and _follows_noun(match.start(), words)
+        says_itself = not (match["yours"] or "").startswith(("你", "您")) and match.start() > front and _follows_noun(match.start(), words)
         if _ends_classifier(body, match.end(), words) and not says_itself:
             things = _THINGS if match.group()[-1] in "个些" else _THINGS - {"人"}
             thing = next((word.end for word in words if word.start == match.end() and word.text in things), match.end())

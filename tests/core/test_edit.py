@@ -129,6 +129,10 @@ from core.grounding import check
         ("这件事怎么处理", "发票", "发票怎么处理"),
         ("那个人脸模型多大", "retinaface", "retinaface的人脸模型多大"),
         ("它们俩能一起用吗", "redis 和 milvus", "redis 和 milvus能一起用吗"),
+        # where it was said goes with it, but not where it is
+        ("后面这个是不是要双向喂数据", "dualpipe", "dualpipe是不是要双向喂数据"),
+        ("刚刚那个脚本能定时吗", "reset.sh", "reset.sh的脚本能定时吗"),
+        ("网线上面那个灯不亮怎么办", "ONU", "ONU网线上面那个灯不亮怎么办"),
     ],
 )
 def test_a_term_takes_the_place_of_what_refers_or_goes_to_the_front(question: str, term: str, rewrite: str) -> None:
