@@ -54,15 +54,15 @@ _MENTION: Final = re.compile(r"@[^\s，。,：:]+")
 # What stands before the place of an omitted topic: mentions, stickers, "那", "所以", "请问一下", "谢谢大佬，", "ok," ...
 _FRONT: Final = re.compile(
     r"^(?:\s*(?:@[^\s，。,：:]+|\[[^\]]{1,8}\]"
-    r"|(?:那么(?![多少贵快慢大小高低难好])|那(?![些样时位里边天次年俩儿会种个款么])|所以|但是|但|不过(?!关)|可是|话说|另外|对了|然后|(?:我?还有|我?有|再?问)一?个问题|还有(?![没多少人什啥哪几别其])"
+    r"|(?:那么(?![多少贵快慢大小高低难好])|那(?![些样时位里天次年俩儿会种个款么]|边(?![缘界框角])|部分)|所以|但是|但|不过(?!关)|可是|话说|另外|对了|然后|(?:我?还有|我?有|再?问)一?个问题|还有(?![没多少人什啥哪几别其])"
     r"|(?:我?想|再|顺便|弱弱)?(?:请问|请教|求教|问)(?:一?下|一句)|请问|大佬们?|求问"
-    r"|(?:好[的吧]?|行吧?|是[的啊呀]|[对嗯哦噢喔额呃啊哎诶欸唉]+|哈哈+|收到|(?:谢谢|多谢|感谢)(?:大佬|老师|各位|大家)?|(?:明白|懂|了解)了?|原来如此|不好意思|各位(?:大佬|老师)?|(?:[你您]|大家|各位|大佬|老师)们?好)"
+    r"|(?:好[的吧]?|行吧?|是[的啊呀]|[对嗯哦噢喔额呃啊哎诶欸唉]+|哈哈+|收到|同[问求]|(?:谢谢|多谢|感谢)(?:大佬|老师|各位|大家)?|(?:明白|懂|了解)了?|原来如此|不好意思|各位(?:大佬|老师)?|(?:[你您]|大家|各位|大佬|老师)们?好)"
     r"(?=[，,\s！!。~]|$)"
     r"|(?:ok|oh|and|but|so|hmm|hm|wait|(?:hi|hello|hey)(?: (?:all|guys|everyone|there|folks))?)(?![A-Za-z0-9_-]))|[，,、：:。！!~]+))*\s*",
     re.I,
 )
 #: Phrases and words of place that the dictionary takes for nouns.
-_NO_NOUN: Final = re.compile(r"[怎啥没]|(.)[不没]\1|自带$|离线$|[国室户海境][内外]$")
+_NO_NOUN: Final = re.compile(r"[怎啥没就]|本来|(.)[不没]\1|自带$|离线$|[国室户海境][内外]$")
 #: Nouns that name nothing: "这个东西" is no part of the thing.
 _THINGS: Final = frozenset(["东西", "玩意", "玩意儿", "人", "事", "事情"])
 #: What makes a verb of the word before it.
@@ -100,9 +100,7 @@ def _without_names(body: str) -> str:
 def _chinese_slot(body: str) -> Slot | None:
     words, front = tokenise(body), _front_slot(body).start
     found = [
-        (match.start(), match.end(), "")
-        for pattern in (_ZH_PRONOUN, _ZH_BARE)
-        if (match := next((one for one in pattern.finditer(body) if one.group() != "那边" or not _follows_noun(one.start(), words)), None))
+        (match.start(), match.end(), "") for pattern in (_ZH_PRONOUN, _ZH_BARE) if (match := next((one for one in pattern.finditer(body) if not _is_other_side(one, words)), None))
     ]
     if person := _ZH_FRONT.match(body, front):
         keeps_thing = person["thing"] == "那个" and _noun_at(person.start(), person.end(), words)
@@ -119,6 +117,11 @@ def _chinese_slot(body: str) -> Slot | None:
             found.append((match.start(), match.end(), noun))
             break
     return Slot(*min(found, key=lambda slot: (slot[0], -slot[1]))) if found else None
+
+
+def _is_other_side(match: re.Match[str], words: Sequence[Token]) -> bool:
+    """Whether a "那边" is that of somebody who is named ("客户那边"), or only the beginning of "那边缘端"."""
+    return match.group() == "那边" and (_follows_noun(match.start(), words) or any(match.start() < word.start < match.end() < word.end for word in words))
 
 
 def _ends_classifier(body: str, end: int, words: Sequence[Token]) -> bool:

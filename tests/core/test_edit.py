@@ -133,6 +133,11 @@ from core.grounding import check
         ("后面这个是不是要双向喂数据", "dualpipe", "dualpipe是不是要双向喂数据"),
         ("刚刚那个脚本能定时吗", "reset.sh", "reset.sh的脚本能定时吗"),
         ("网线上面那个灯不亮怎么办", "ONU", "ONU网线上面那个灯不亮怎么办"),
+        # a word of two characters is not torn
+        ("那边缘端支持吗", "mmpose", "那mmpose边缘端支持吗"),
+        ("那边框怎么改", "labelme", "那labelme边框怎么改"),
+        ("那部分代码在哪", "attention", "attention那部分代码在哪"),
+        ("这就行了？", "docker", "docker这就行了？"),
     ],
 )
 def test_a_term_takes_the_place_of_what_refers_or_goes_to_the_front(question: str, term: str, rewrite: str) -> None:
