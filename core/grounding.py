@@ -34,12 +34,16 @@ _FREE_WORDS = frozenset([
 ])
 # fmt: on
 # Free to add, but not to lose: without it the question is another one.
-_KEPT_HAN = frozenset("上中下里前后")
+_KEPT = frozenset(["上", "中", "下", "里", "前", "后", "只", "when", "which", "who"])
+# What asks by a character that is free: "能不能商用" is no "不能商用".
+_CHOICE = re.compile(r"([能会是有对得让给用在])[不没]\1")
+# May refer, and be left out, but not become another one: "装之前" is no "装之后".
+_PLACE = re.compile(r"[之以][前后]|[前后上下里外]面")
 # A demonstrative noun phrase ("这个插件", "that card") is replaced as a whole, head included.
 _REFERRING_NP = re.compile(r"(?<![a-z0-9])(?:this|that|these|those|the)(?:\s+[a-z0-9-]+){0,2}")
 _REFERRING_HAN = re.compile(
     r"前者|后者|[他她它](?:们俩?|俩)|另外?[一两]?个|(?:(?:你们?|您)?(?:前面|后面|上面|刚才|刚刚|刚|之前)?(?:说|发|提|讲|报|贴|给|推荐|用|换|装|买)的|你们?|您|前面|上面)?"
-    r"(?:这|那|该)[一两俩仨几二三]?[个些款种块台套条张件家只份本门批把组项版部颗篇辆间]?(?:东西|情况|办法|问题|事情?|人)?|前面|后面|上面|刚[才刚]|之前|你们?说"
+    r"(?:这|那|该)[一两俩仨几二三]?(?:[个些款种块台套条张件家份本门批把组项版部颗篇辆间]|只(?!支持|需|跑|用|认|能|有(?!没)|要|会))?(?:东西|情况|办法|问题|事情?|人)?|前面|后面|上面|刚[才刚]|之前|你们?说"
 )
 _NO_HAN = re.compile(r"[不没无别未非莫勿]")
 # Words and forms in which these characters do not negate: "识别", "能不能", "支持不？".
@@ -91,12 +95,15 @@ def check(question: str, rewrite: str, allowed: Iterable[str]) -> Grounding:
         if tag != "equal":
             invented.extend(_invented(after[j1:j2], haystack))
             quoted.update(_quoted_negations(after[j1:j2], haystack))
-    denied, denies = _negations(question), _negations(rewrite)
+    asked, written = _QUOTE.sub("", question), _QUOTE.sub("", rewrite)
+    denied, denies = _negations(asked), _negations(written)
+    places, placed = _counted(_PLACE, asked), _counted(_PLACE, written)
+    turned = places - placed if placed - places else Counter[str]()
     invented.extend(word for word in denies - denied - quoted if word.isascii())  # Chinese ones: see _uncovered
-    wanted = [token for token in _staying(question) if token in _KEPT_HAN or not is_free(token)]
+    wanted = [token for token in _staying(question) if token in _KEPT or not is_free(token)]
     kept = set(after)
     lost = [token for token in wanted if token not in kept] or _moved(wanted, after) or _repeated(wanted, after)
-    return Grounding(tuple(dict.fromkeys(invented)), tuple(dict.fromkeys([*lost, *(denied - denies)])))
+    return Grounding(tuple(dict.fromkeys(invented)), tuple(dict.fromkeys([*lost, *(denied - denies), *(_counted(_CHOICE, asked) - _counted(_CHOICE, written)), *turned])))
 
 
 def takes_from(question: str, rewrite: str, lost: str, left: str) -> bool:
@@ -158,6 +165,10 @@ def _repeated(wanted: Sequence[str], after: Sequence[str]) -> list[str]:
     """The first of ``wanted`` where all of them, three at least, stand in ``after`` twice over: a question that was written down again beside its rewrite."""
     rest = iter(after)
     return [wanted[0]] if len(wanted) > 2 and all(token in rest for token in [*wanted, *wanted]) else []
+
+
+def _counted(pattern: re.Pattern[str], text: str) -> Counter[str]:
+    return Counter(match.group() for match in pattern.finditer(text))
 
 
 def _negations(text: str) -> Counter[str]:

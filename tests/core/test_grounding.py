@@ -121,6 +121,29 @@ def test_a_no_is_neither_dropped_nor_added(text: str, candidate: str, line: str,
 
 
 @pytest.mark.parametrize(
+    ("text", "candidate"),
+    [
+        ("它能不能商用", "豆解不能商用"),
+        ("它是不是收费", "豆解不是收费"),
+        ("它有没有文档", "豆解没有文档"),
+        ("它只支持 linux 吗", "豆解支持 linux 吗"),
+        ("那只支持 linux 吗", "豆解支持 linux 吗"),
+        ("装之前要卸载它吗", "装之后要卸载豆解吗"),
+        ("它要放前面吗", "豆解要放后面吗"),
+        ("when does it start", "does 豆解 start"),
+        ("which port is it", "is 豆解 port"),
+    ],
+)
+def test_what_is_asked_is_not_turned_round(text: str, candidate: str) -> None:
+    assert judged(text, candidate, "豆解 之后再说，放后面") is RefusalReason.LOST_WORDS
+
+
+@pytest.mark.parametrize("text", ["「老周：能不能不用它」 它快吗", "那只快吗", "之前那个快吗", "上面那个快吗"])
+def test_what_is_quoted_or_refers_may_go(text: str) -> None:
+    assert judged(text, "豆解快吗", "豆解") is None
+
+
+@pytest.mark.parametrize(
     ("text", "candidate", "reason"),
     [("他们收费怎么算", "cohere收费怎么算", None), ("她俩合得来吗", "cohere合得来吗", None), ("我们收费怎么算", "cohere我收费怎么算", RefusalReason.LOST_WORDS)],
 )
