@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 
 from core.addressing import addressees
+from core.antecedents import split_quote
 from core.messages import ConversationKey, Message, Utterance
 
 _FINISHED = re.compile(r"[?？!！。.~～吗么呢吧][\"'”’)）\]】]*\s*$")
@@ -120,6 +121,8 @@ class Merger:
         if (max(message.sent_at, mine.last_at) - mine.first_at).total_seconds() > rules.max_wait:
             return False
         if message.reply_to and message.reply_to not in (last.reply_to, *(m.message_id for m in mine.messages)):
+            return False
+        if split_quote(message.text)[1]:  # a quotation that came as text is read only where the utterance begins with it
             return False
         return rules.same_utterance(last.text, message.text, gap, mine.others)
 

@@ -77,6 +77,11 @@ def test_quoting_another_message_splits() -> None:
     assert len(replay([said("a", "脚本发了", 0, id="own"), said("a", "这个要 sudo", 3, reply_to="own")])) == 1
 
 
+def test_a_quotation_that_came_as_text_splits_too() -> None:
+    quoting = "「老周：用 ncnn 吧」\n- - - - - -\n它快吗"
+    assert texts(replay([said("a", "我试试", 0), said("a", quoting, 3), said("a", "还有功耗", 6)])) == [["我试试"], [quoting, "还有功耗"]]
+
+
 def test_the_same_words_under_another_id_at_the_same_moment_are_said_once() -> None:
     (utterance,) = replay([said("a", "怎么把它", 0, id="m1"), said("a", "怎么把它", 0.4, id="copy"), said("a", "部署到 TX2？", 5)])
     assert utterance.text == "怎么把它 部署到 TX2？"
