@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import regex
 
+from core.antecedents import split_quote
+
 _I = regex.IGNORECASE
 
 
@@ -110,6 +112,7 @@ class QuestionFilter:
         text = text.strip()
         if len(text) > self._max:
             return Examined(False, "too_long")
+        text = split_quote(text)[2] or text  # whoever answers a question that is quoted asks nothing
         if sum(map(str.isalnum, text)) < self._min:
             return Examined(False, "too_short")
         missing = {script for script, letter in _LETTERS.items() if not letter.search(text)}

@@ -48,6 +48,12 @@ def test_a_question_mark_inside_a_link_asks_nothing() -> None:
     assert not QuestionFilter().examine("see https://example.org/a?b=c&d=e for the table").is_question
 
 
+@pytest.mark.parametrize("answer", ["用 pip", "谢谢", "可以"])
+def test_who_answers_a_question_that_is_quoted_asks_nothing(answer: str) -> None:
+    assert not QuestionFilter().examine(f"「老周：能不能用 conda 装？」\n- - - - - -\n{answer}").is_question
+    assert QuestionFilter().examine(f"「老周：{answer}」\n- - - - - -\n它怎么装").is_question
+
+
 def test_the_bounds_are_those_that_were_set() -> None:
     assert QuestionFilter(min_chars=5).examine("行吗？？？？").rule == "too_short"
     assert QuestionFilter(min_chars=2).examine("行吗？？？？").is_question
