@@ -15,6 +15,7 @@ from typing import Literal
 
 import structlog
 
+from core.antecedents import split_quote
 from core.clock import Clock, SystemClock
 from core.command_texts import TEXTS
 from core.consent import Consent
@@ -88,8 +89,10 @@ _REPLY = re.compile(r"^(?:reply|回复)\s*(?P<mode>\S+)$")
 def parse_command(text: str) -> Command | None:
     """The command of a message, or None when it does not begin with ``/dj`` or ``/豆解`` (mentions may stand before it).
 
-    Full-width forms, letter case and white space do not matter.
+    Full-width forms, letter case and white space do not matter; a quotation in front that came as text is no part of it.
     """
+    if text.startswith("「"):
+        text = split_quote(text)[2]
     start = text.lstrip()[:1]
     if start not in ("/", "@", "／", "＠"):  # nearly every message ends here
         return None

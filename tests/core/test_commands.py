@@ -47,6 +47,8 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         ("/dj 错了", Command(Action.WRONG)),
         ("@豆解 /dj status", Command(Action.STATUS)),
         ("@豆解\u2005/dj status", Command(Action.STATUS)),
+        ("「豆解：本群已启用豆解」\n- - - - - -\n/dj opt out", Command(Action.OPT_OUT)),
+        ("「老周：/dj opt out」\n- - - - - -\n这是什么", None),
         ("/dj reply loud", Command(Action.UNKNOWN)),
         ("/dj; rm -rf /", Command(Action.UNKNOWN)),
         ("/django 怎么部署？", None),
