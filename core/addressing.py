@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 _AT = re.compile(r"[@＠]([^\s@＠\u2005:：,，]{1,40})")
-_PREFIX = re.compile(r"^([A-Za-z0-9_\-\[\]|`^{}\\]{2,30})[:,]\s")
+# "RuntimeError: ..." that is pasted speaks to nobody.
+_PREFIX = re.compile(r"^(?!\w*(?:Error|Exception|Warning):)([A-Za-z0-9_\-\[\]|`^{}\\]{2,30})[:,]\s")
 
 
 def addressees(text: str) -> tuple[str, ...]:

@@ -70,6 +70,11 @@ def test_addressing_somebody_else_splits() -> None:
     assert len(replay([said("a", "thanks", 0), said("a", "tom: which branch", 3)])) == 2
 
 
+@pytest.mark.parametrize("error", ["RuntimeError: CUDA out of memory", "Error: listen EADDRINUSE"])
+def test_an_error_that_is_pasted_addresses_nobody(error: str) -> None:
+    assert len(replay([said("a", "这个报错怎么解决", 0), said("a", error, 3)])) == 1
+
+
 def test_quoting_another_message_splits() -> None:
     assert len(replay([said("a", "我试试", 0), said("a", "这个慢吗", 3, reply_to="x1")])) == 2
     assert len(replay([said("a", "这个慢吗", 0, reply_to="x1"), said("a", "多慢", 3, reply_to="x1")])) == 1
