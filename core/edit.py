@@ -42,14 +42,18 @@ _EN_DEMONSTRATIVE: Final = re.compile(
     r"|morning|afternoon|evening|week|weekend|month|year|time|way)\b)",
     re.I,
 )
-_EN_BARE: Final = re.compile(r"(?<![\w'-])(?:that|this)(?= (?:is|was|will|would|can|could|does|did|has|should|might)\b|[?,.]|$)", re.I)
+_EN_BARE: Final = re.compile(
+    r"(?<![\w'-])(?:that|this)(?= (?:is|was|will|would|can|could|does|did|has|should|might)\b|[?,.]|$)"
+    r"|(?<=\bis )(?:that|this)(?= (?:an? (?!problem)|(?:the|still|just|also|really)\b))",
+    re.I,
+)
 #: What a demonstrative "that" may follow; behind a noun or "heard" it joins clauses ("a version that works").
 _EN_BEFORE_THAT: Final = re.compile(
     r"(?:^|[,:;.?!(]\s*|n't\s+|\b(?:is|was|are|were|do|does|did|can|could|will|would|should|has|have|had|not|with|for|to|on|in|of|from|about|like|than|at|by|via|into|without"
-    r"|use|using|used|run|running|try|tried|install|and|or|but|so|if|when|why|how|what|where|whether|because|oh|ok|hm|hmm)\s+)$",
+    r"|use|using|used|run|running|try|tried|install|get|buy|need|do|fix|turn|set|put|keep|change|enable|disable|remove|delete|load|open|and|or|but|so|if|when|why|how|what|where|whether|because|oh|ok|hm|hmm)\s+)$",
     re.I,
 )
-_IDLE_IT: Final = re.compile(r"(?<![\w'-])it(?='s| is)? (?:worth|possible|safe|ok|okay|normal|better|just me|seems|matter)", re.I)
+_IDLE_IT: Final = re.compile(r"(?<![\w'-])it(?='s| is)? (?:worth|possible|safe|ok|okay|normal|better|(?:just )?me\b|seems|matter)", re.I)
 _MENTION: Final = re.compile(r"@[^\s，。,：:]+")
 # What stands before the place of an omitted topic: mentions, stickers, "那", "所以", "请问一下", "谢谢大佬，", "ok," ...
 _FRONT: Final = re.compile(

@@ -138,6 +138,12 @@ from core.grounding import check
         ("那边框怎么改", "labelme", "那labelme边框怎么改"),
         ("那部分代码在哪", "attention", "attention那部分代码在哪"),
         ("这就行了？", "docker", "docker这就行了？"),
+        # "that" behind a verb, and what is asked of it
+        ("how do I turn that off for one dashboard", "question cache", "how do I turn question cache off for one dashboard"),
+        ("is that a plugin or do I need a box?", "RNNoise", "is RNNoise a plugin or do I need a box?"),
+        ("is it me or is github down", "copilot", "copilot: is it me or is github down"),
+        ("what does it measure?", "XDM1041", "what does XDM1041 measure?"),
+        ("does it mention the backup?", "DPIA", "does DPIA mention the backup?"),
     ],
 )
 def test_a_term_takes_the_place_of_what_refers_or_goes_to_the_front(question: str, term: str, rewrite: str) -> None:
