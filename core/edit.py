@@ -201,12 +201,11 @@ def place(question: str, term: str) -> str:
 
 
 def _said_twice(term: str, after: str) -> int:
-    """How many characters at the front of ``after`` repeat the last words of ``term`` ("RTMPose 模型" before "模型支持"), and part of no longer Latin word."""
-    text = after.lstrip()
-    for word in tokenise(term)[1:]:
-        end = term[word.start :]
-        if len(end) > 1 and text[: len(end)].casefold() == end.casefold() and not (_latin(end[-1]) and re.match(r"[\w+#-]", text[len(end) :], re.ASCII)):
-            return len(after) - len(text) + len(end)
+    """How many characters at the front of ``after`` repeat the last words of ``term`` ("RTMPose 模型" before "模型支持"), or its first, and part of no longer Latin word."""
+    text, words = after.lstrip(), tokenise(term)
+    for said in (*(term[word.start :] for word in words[1:]), *(term[: word.end] for word in reversed(words[:-1]))):
+        if len(said) > 1 and text[: len(said)].casefold() == said.casefold() and not (_latin(said[-1]) and re.match(r"[\w+#-]", text[len(said) :], re.ASCII)):
+            return len(after) - len(text) + len(said)
     return 0
 
 

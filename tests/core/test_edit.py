@@ -144,6 +144,11 @@ from core.grounding import check
         ("is it me or is github down", "copilot", "copilot: is it me or is github down"),
         ("what does it measure?", "XDM1041", "what does XDM1041 measure?"),
         ("does it mention the backup?", "DPIA", "does DPIA mention the backup?"),
+        # nor its first word
+        ("docker 怎么装", "docker compose", "docker compose 怎么装"),
+        ("raw 的话还有检查么", "raw sql", "raw sql 的话还有检查么"),
+        ("rawx 的话还有检查么", "raw sql", "raw sql rawx 的话还有检查么"),
+        ("预留一个月多少", "预留实例", "预留实例一个月多少"),
     ],
 )
 def test_a_term_takes_the_place_of_what_refers_or_goes_to_the_front(question: str, term: str, rewrite: str) -> None:
