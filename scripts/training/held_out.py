@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer
 
 from core.antecedent_features import Array
 from core.errors import InputError
@@ -21,6 +23,18 @@ def held_out(found: Sequence[Case], held: int, seed: int, most: int) -> list[int
     rng = random.Random(seed)
     chosen = [i for i, case in enumerate(found) if case.fold == held and (case.resolvable or rng.random() < 1 / 3)]
     return sorted(rng.sample(chosen, min(most, len(chosen))))
+
+
+def measured_in_parts(say: Callable[..., list[tuple[str, Array]]], arguments: Sequence[Any], cases: Sequence[tuple[Case, Array]], size: int) -> dict[str, Array]:
+    """What ``say(*arguments, part)`` tells of each ``size`` of the cases (with their line scores), by the id of the case; one process a core."""
+    from joblib import Parallel, delayed
+
+    parts = [cases[i : i + size] for i in range(0, len(cases), size)]
+    said: dict[str, Array] = {}
+    for answers in Parallel(n_jobs=os.cpu_count() or 1, return_as="generator")(delayed(say)(*arguments, part) for part in parts):
+        said |= dict(answers)
+        typer.echo(f"read {len(said)} of {len(cases)}", err=True)
+    return said
 
 
 def write_said(folder: Path, said: Mapping[str, Array]) -> None:

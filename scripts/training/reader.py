@@ -9,7 +9,6 @@ quantised model), alone and together with the trees and, with ``--pointer``, the
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +22,7 @@ from scripts.arguments import need, one_line_errors
 from scripts.training import base as bases
 from scripts.training.base import Base
 from scripts.training.data import data_hash
-from scripts.training.held_out import held_out, measured_by, points_by_case, write_said
+from scripts.training.held_out import held_out, measured_by, measured_in_parts, points_by_case, write_said
 from scripts.training.init_adapter import with_init_adapter
 from scripts.training.lineage import data_that_made_it
 from scripts.training.machine import AUTOCAST_HELP, prepare_machine
@@ -32,27 +31,15 @@ from scripts.training.reader_model import ADAPTER, HEAD_FILE, item, load_head, m
 from scripts.training.same_run import same_run
 from scripts.training.source_figures import first_right
 from scripts.training.span_model import Item
-from scripts.training.span_training import SpanSettings, plan, teach
+from scripts.training.span_training import CONSTRUCTED_HELP, SpanSettings, constructed_first, plan, teach
 
 RANK, ALPHA = 16, 32
 #: Questions that a process measures at a time.
 PART = 100
 
 
-def measured(folder: Path, gguf: Path, cases: Sequence[tuple[Case, Array]]) -> dict[str, Array]:
-    """Log-odds of all terms by the id of the case; one process a core, each with one thread."""
-    from joblib import Parallel, delayed
-
-    parts = [cases[i : i + PART] for i in range(0, len(cases), PART)]
-    said: dict[str, Array] = {}
-    for answers in Parallel(n_jobs=os.cpu_count() or 1, return_as="generator")(delayed(said_by)(folder, gguf, part) for part in parts):
-        said |= dict(answers)
-        typer.echo(f"read {len(said)} of {len(cases)}", err=True)
-    return said
-
-
 def measured_by_torch(model: Any, base: Base, cases: Sequence[tuple[Case, Array]]) -> dict[str, Array]:
-    """As :func:`measured`, by torch."""
+    """As :func:`scripts.training.held_out.measured_in_parts`, by torch."""
     said: dict[str, Array] = {}
     for name, points in said_in_training(model, base, cases):
         said[name] = points
@@ -66,6 +53,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for reader.gguf, reader.npz, said.json and metrics.json.")] = Path("reader-out"),
     held: Annotated[int, typer.Option(help="Fold of authors that is kept out of training; -1: none.")] = 2,
     epochs: Annotated[int, typer.Option(help="Passes over the questions; 0 only measures the run of --init.", min=0)] = 2,
+    constructed: Annotated[int, typer.Option(help=CONSTRUCTED_HELP, min=0)] = 0,
     lr: Annotated[float, typer.Option(help="Learning rate of the adapter; four times that for the head.")] = 3e-4,
     max_steps: Annotated[int, typer.Option(help="Stop after so many steps; 0: never.")] = 0,
     init: Annotated[Path | None, typer.Option(help="Go on from another run: its folder. What ships: core/shipped/resolver.")] = None,
@@ -81,9 +69,9 @@ def main(
     beside = {"pointer": points_by_case(measured_by(pointer, files, seed)[1])} if pointer is not None else {}
     need("torch", "transformers", "peft", "gguf", "lightgbm", "sklearn", "llama_cpp")
     gguf = bases.packaged_gguf()
-    if not epochs and init is None:
+    if not epochs and not constructed and init is None:
         raise InputError("--epochs", "0 passes and no run to measure", "Give --init RUN, or at least one pass.")
-    settings = SpanSettings(epochs=epochs, learning_rate=lr, head_rate=4.0, weight_decay=0.0, dropout=0.0, seed=seed, autocast=autocast)
+    settings = SpanSettings(epochs=epochs, constructed=constructed, learning_rate=lr, head_rate=4.0, weight_decay=0.0, dropout=0.0, seed=seed, autocast=autocast)
     starts = [init / ADAPTER, init / HEAD_FILE] if init is not None else []
     for path in starts:
         if not path.is_file():
@@ -110,17 +98,19 @@ def main(
     if init is not None:
         load_head(model, init)
 
-    def make(index: int, lines: int) -> Item:
-        return item(found[index], scored.line_scores[index], loaded, lines)
+    material = constructed_first(found, scored.line_scores, windows, held, settings)
 
-    steps = plan(found, held, settings)
+    def make(index: int, lines: int) -> Item:
+        return item(material.cases[index], material.line_scores[index], loaded, lines)
+
+    steps = [*material.steps, *plan(found, held, settings)]
     figures: dict[str, Any] = teach(model, steps[: max_steps or len(steps)], make, settings, out)
     write(model, loaded, data_that_made_it(starts[1:], files, epochs), out)
     chosen = held_out(found, held, seed, most)
     cases = [(found[i], scored.line_scores[i]) for i in chosen]
     in_training = measured_by_torch(model, loaded, cases) if quick else None
     del model, language_model
-    answers = measured(out, gguf, cases) if in_training is None else in_training
+    answers = measured_in_parts(said_by, (out, gguf), cases, PART) if in_training is None else in_training
     write_said(out, answers)
     figures |= {"held_fold": held, "seed": seed, "data_hash": data_hash(files)}
     figures["held"] = first_right([found[i] for i in chosen], [scored.scores[i] for i in chosen], {**beside, "reader": answers}) if chosen else None

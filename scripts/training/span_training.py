@@ -7,23 +7,27 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import typer
 
+from core.antecedent_features import Array
+from core.errors import InputError
 from core.pointer_reading import LINES
-from scripts.training.ranker_data import REPLY, Case
+from scripts.training.constructed import constructed, shown_lines
+from scripts.training.ranker_data import REPLY, Case, fold_of, word_frequency
 from scripts.training.span_model import Item, loss_of
 
 #: Questions that go through the model at once, sorted by length, so that little is padded.
 TOGETHER = 8
+CONSTRUCTED_HELP: Final = "So many steps first of questions made from messages that name a thing again, the name taken out."
 
 
 @dataclass(frozen=True, slots=True)
 class SpanSettings:
-    """``head_rate``: the head learns so many times as fast; ``unresolved_share``: questions without antecedent for each one that has one; ``autocast``: see
-    :func:`scripts.training.machine.bfloat16_products`."""
+    """``constructed``: so many steps of constructed questions come first (:mod:`scripts.training.constructed`); ``head_rate``: the head learns so many times as fast;
+    ``unresolved_share``: questions without antecedent for each one that has one; ``autocast``: see :func:`scripts.training.machine.bfloat16_products`."""
 
     epochs: int = 2
     batch_size: int = 16
@@ -35,6 +39,34 @@ class SpanSettings:
     save_every: int = 50
     seed: int = 1
     autocast: bool = False
+    constructed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Cases with the scores of their lines, and the indices of those that each step teaches."""
+
+    cases: list[Case]
+    line_scores: list[Array]
+    steps: list[list[int]]
+
+
+def constructed_first(found: Sequence[Case], line_scores: Sequence[Array], windows: Sequence[dict[str, Any]], held: int, settings: SpanSettings) -> Material:
+    """``found`` with constructed questions behind it, and the steps that teach these, made anew in every pass; questions without an antecedent are those of ``found``."""
+    rng = random.Random(settings.seed)
+    taught = [window for window in windows if fold_of(str(window["id"])) != held]
+    frequency = word_frequency(windows)
+    unknown = [index for index, case in enumerate(found) if case.fold != held and not case.resolvable]
+    every, scores, steps = list(found), list(line_scores), list[list[int]]()
+    while len(steps) < settings.constructed:
+        made = constructed(taught, frequency, rng.randrange(2**31))
+        if not made:
+            raise InputError("--constructed", "no message of these windows names a thing again", "Give more windows, or leave --constructed out.")
+        known = list(range(len(every), len(every) + len(made)))
+        every += made
+        scores += [shown_lines(case, rng) for case in made]
+        steps += _shuffled(known, unknown, settings, rng)
+    return Material(every, scores, steps[: settings.constructed])
 
 
 def plan(found: Sequence[Case], held: int, settings: SpanSettings) -> list[list[int]]:
@@ -49,10 +81,15 @@ def plan(found: Sequence[Case], held: int, settings: SpanSettings) -> list[list[
         taught = [rng.choice(some) for some in variants.values()]
         known = [i for i in taught if found[i].resolvable and found[i].grades.any()]
         unknown = [i for i in taught if not found[i].resolvable]
-        epoch = known + rng.sample(unknown, min(len(unknown), int(len(known) * settings.unresolved_share)))
-        rng.shuffle(epoch)
-        steps += [epoch[i : i + settings.batch_size] for i in range(0, len(epoch), settings.batch_size)]
+        steps += _shuffled(known, unknown, settings, rng)
     return steps
+
+
+def _shuffled(known: Sequence[int], unknown: Sequence[int], settings: SpanSettings, rng: random.Random) -> list[list[int]]:
+    """The steps of one pass."""
+    epoch = [*known, *rng.sample(unknown, min(len(unknown), int(len(known) * settings.unresolved_share)))]
+    rng.shuffle(epoch)
+    return [epoch[i : i + settings.batch_size] for i in range(0, len(epoch), settings.batch_size)]
 
 
 def teach(model: Any, steps: Sequence[Sequence[int]], make: Callable[[int, int], Item], settings: SpanSettings, out: Path) -> dict[str, float]:

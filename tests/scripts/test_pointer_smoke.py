@@ -17,7 +17,7 @@ pytestmark = pytest.mark.train
 
 
 def trained(out: Path, data: Path, steps: int, *more: str) -> Any:
-    command = [sys.executable, "-m", "scripts.training.pointer", str(data), "--out", str(out), "--max-steps", str(steps), "--most", "40", *more]
+    command = [sys.executable, "-m", "scripts.training.pointer", str(data), "--out", str(out), "--constructed", "3", "--max-steps", str(steps), "--most", "40", *more]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
