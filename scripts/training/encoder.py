@@ -174,7 +174,7 @@ def main(
     batch: Annotated[int, typer.Option(help="Questions a step.", min=1)] = 32,
     lr: Annotated[float, typer.Option(help="Learning rate of the layers; ten times that for the output.")] = 1e-4,
     validation: Annotated[float, typer.Option(help="Share of the split.")] = 0.11,
-    pair_limit: Annotated[int, typer.Option(help="Contrast samples of a file of rewriting pairs.")] = 1200,
+    pair_limit: Annotated[int, typer.Option(help="Contrast samples of a file of rewriting pairs; 0: all.", min=0)] = 1200,
     max_steps: Annotated[int, typer.Option(help="Stop each model after so many steps; 0: never.")] = 0,
     models: Annotated[int, typer.Option(help="Models with seeds from --seed on, whose weights are averaged.", min=1)] = 1,
     longest: Annotated[int, typer.Option(help="Tokens of a question that are read.")] = 96,

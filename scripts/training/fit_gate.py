@@ -27,7 +27,7 @@ Progressed = Callable[[str, int, int], None]
 @dataclass(frozen=True, slots=True)
 class FitSettings:
     """``validation`` and ``seed`` must be those of the adapter's run: the calibration is fitted on its validation split, which the adapter never saw. ``shares`` weigh sources
-    (by file stem) in the calibration; ``pairs`` is how many contrast samples a file of rewriting pairs gives; ``cascade_loss`` is how much F1 the cascade may lose; ``encoder`` is
+    (by file stem) in the calibration; ``pairs`` is how many contrast samples a file of rewriting pairs gives (0: all); ``cascade_loss`` is how much F1 the cascade may lose; ``encoder`` is
     a file of differences of the packaged encoder (None: none)."""
 
     validation: float = 0.1
@@ -98,7 +98,7 @@ def split(samples: Sequence[Sample], settings: FitSettings) -> tuple[list[Sample
         # The question filter stands before the gate: what is no question does not reach it.
         groups = (taught, [s for s in held if s.label != "not_question"])
         for part, group, share in zip(parts, groups, (1 - settings.validation, settings.validation), strict=True):
-            part += contrast(group, settings.seed)[: round(settings.pairs * share)] if positive else group
+            part += contrast(group, settings.seed)[: round(settings.pairs * share) if settings.pairs else None] if positive else group
     return parts
 
 

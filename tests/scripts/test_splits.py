@@ -76,6 +76,15 @@ def test_the_head_keeps_aside_what_the_adapter_keeps_aside(tmp_path: Path, autho
     assert calibrating
 
 
+def test_a_pair_limit_of_0_takes_all_pairs_for_the_head_too(tmp_path: Path) -> None:
+    pairs = [SINGLE | {"id": f"s{n}", "question": f"冷吗{n}", "rewrite": f"武汉冷吗{n}"} for n in range(60)]
+    samples = load_samples([write(tmp_path / "pairs.jsonl", *pairs)])
+    taught, held = split(samples, FitSettings(validation=0.2, pairs=0))
+    assert len(taught) + len(held) == 2 * len(pairs)
+    assert held
+    assert sum(map(len, split(samples, FitSettings(validation=0.2, pairs=40)))) == 40
+
+
 def test_without_validation_everything_is_taught() -> None:
     samples = [Sample("a", "它呢", "", (), "yes", None, "f", "f")]
     assert held_out(samples, 0.0) == [False]
