@@ -18,6 +18,7 @@ from typing import Any
 
 from core.errors import InputError
 from core.messages import ContextLine, join_texts
+from core.text import clean_text
 
 LABELS = ("yes", "no", "not_question")
 
@@ -109,8 +110,8 @@ def _samples(record: dict[str, Any], stem: str, number: int) -> list[Sample]:
 
 
 def _alpaca(record: dict[str, Any], stem: str, number: int) -> Sample:
-    prompt = "\n".join(part for part in (str(record["instruction"]).strip(), str(record.get("input") or "").strip()) if part)
-    answer = str(record["output"]).strip()
+    prompt = "\n".join(part for part in (clean_text(str(record[name] or "")).strip() for name in ("instruction", "input") if name in record) if part)
+    answer = clean_text(str(record["output"])).strip()
     if not answer:
         raise ValueError("empty output")
     return Sample(f"{stem}-{number}", "", "", (), "", None, stem, stem, prompt=f"{prompt}\n", answer=answer)
@@ -119,17 +120,19 @@ def _alpaca(record: dict[str, Any], stem: str, number: int) -> Sample:
 def _window_question(window: dict[str, Any], index: int, stem: str) -> Sample:
     question, messages = window["questions"][index], window["messages"]
     indices = list(question["indices"])
+    if min(indices) < 0:
+        raise ValueError(f"index {min(indices)} is below 0")
     asked = datetime.fromisoformat(messages[max(indices)]["at"])
     lines = tuple(
         ContextLine(m["sender"], _text(m["text"], "text"), str(i), (asked - datetime.fromisoformat(m["at"])).total_seconds())
         for i, m in enumerate(messages[: max(indices)])
         if i not in indices
     )
-    text = join_texts([_text(messages[i]["text"], "text") for i in indices])
+    text, gold = join_texts([_text(messages[i]["text"], "text") for i in indices]), question.get("gold")
     identity = str(window["id"])
     author = identity.split("-")[0]
     group = author if author != stem else f"{author}-"  # a file that is named after its author: what has the group of its source has no author
-    return Sample(f"{identity}-q{index}", text, messages[indices[-1]]["sender"], lines, _label(question["label"]), question.get("gold"), group, stem)
+    return Sample(f"{identity}-q{index}", text, messages[indices[-1]]["sender"], lines, _label(question["label"]), _text(gold, "gold") if gold else None, group, stem)
 
 
 def _single(record: dict[str, Any], stem: str, number: int) -> Sample:
@@ -146,7 +149,7 @@ def _single(record: dict[str, Any], stem: str, number: int) -> Sample:
         str(record.get("sender") or ""),
         lines,
         _label(label) if label is not None else "",
-        str(rewrite) if rewrite else None,
+        _text(rewrite, "rewrite") if rewrite else None,
         str(record.get("group") or stem),
         stem,
         distractor=bool(record.get("context_is_distractor")),
@@ -156,7 +159,7 @@ def _single(record: dict[str, Any], stem: str, number: int) -> Sample:
 def _text(value: object, field: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{field} {str(value)[:40]!r} is no string")
-    return value
+    return clean_text(value)  # as a message is before it is served
 
 
 def _label(value: object) -> str:
@@ -191,4 +194,4 @@ def is_all_positive(samples: Sequence[Sample]) -> bool:
 def fold_of(sample: Sample, folds: int) -> int:
     """Fold of a sample: authors of windows stay together, other files are split by question text (alpaca: by prompt), so that equal questions never stand on both sides."""
     key = sample.group if sample.group != sample.source else f"{sample.source} {' '.join((sample.question or sample.prompt).split())}"
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % folds
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:4], "big") % folds

@@ -64,6 +64,19 @@ def test_a_line_separator_inside_a_string_ends_no_line(tmp_path: Path) -> None:
     assert [sample.question for sample in load_samples([path])] == ["冷\u2028吗", "冷吗"]
 
 
+def test_half_a_surrogate_pair_is_read_as_it_is_served(tmp_path: Path) -> None:
+    broken = "冷\ud83d吗"
+    single = SINGLE | {"question": broken, "rewrite": broken, "context": [{"sender": "A", "text": broken}], "group": broken}
+    window = WINDOW | {"messages": [message | {"text": broken} for message in WINDOW["messages"]], "questions": [{"indices": [3], "label": "yes", "gold": broken}]}  # type: ignore[operator, attr-defined]
+    alpaca = {"instruction": broken, "input": "", "output": broken}
+    path = tmp_path / "s.jsonl"
+    path.write_text("\n".join(json.dumps(record) for record in (single, window, alpaca)), encoding="utf-8")
+    samples = load_samples([path])
+    texts = {text for s in samples for text in (s.question, s.rewrite, s.prompt.strip(), s.answer, *(line.text for line in s.context)) if text}
+    assert texts == {"冷\ufffd吗"}
+    assert all(0 <= fold_of(sample, 7) < 7 for sample in samples)
+
+
 def test_alpaca_is_learnt_as_it_stands(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps([{"instruction": "判断", "input": "问题", "output": "B:需要提取"}]), encoding="utf-8")
@@ -106,6 +119,9 @@ def test_the_data_hash_depends_on_content_not_on_order(tmp_path: Path) -> None:
         (json.dumps(SINGLE) + "\nnonsense", "bad.jsonl:2: no JSON"),
         ('{"question": "q", "needs_resolution": "false"}', "bad.jsonl:1: needs_resolution 'false'"),
         ('{"question": 7, "needs_resolution": false}', "bad.jsonl:1: question '7' is no string"),
+        (json.dumps(SINGLE | {"rewrite": ["a"]}), "bad.jsonl:1: rewrite"),
+        (json.dumps(WINDOW | {"questions": [{"indices": [1], "label": "yes", "gold": 3}]}), "bad.jsonl:1: gold '3' is no string"),
+        (json.dumps(WINDOW | {"questions": [{"indices": [-1], "label": "no"}]}), "bad.jsonl:1: "),
         (json.dumps(SINGLE | {"context": [{"sender": "A", "text": None}]}), "bad.jsonl:1: text 'None' is no string"),
         (json.dumps(WINDOW | {"messages": [message | {"text": 1} for message in WINDOW["messages"]]}), "bad.jsonl:1: text '1' is no string"),  # type: ignore[operator, attr-defined]
     ],
