@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.util import find_spec
+from pathlib import Path
 
 import typer
 
@@ -27,6 +28,14 @@ def need(*modules: str) -> None:
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
         raise InputError("training", f"not installed: {', '.join(missing)}", 'pip install "doujie[train]"')
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for what a command writes, before it computes for hours. Raises InputError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(str(path), f"cannot be written: {error.strerror}", "Give a folder that this user may write to.") from None
 
 
 def parse_time(text: str, option: str) -> datetime:

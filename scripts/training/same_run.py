@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
+from scripts.arguments import make_folder
 
 SETTINGS = "settings.json"
 
@@ -20,7 +21,7 @@ def same_run(out: Path, facts: Mapping[str, Any]) -> None:
         return
     if any((out / name).exists() for name in ("checkpoint", "checkpoint.old")):
         raise InputError(str(out), f"holds a run with other settings or data ({_changed(kept, own)})", "Give another --out, or delete this folder.")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     (out / SETTINGS).write_text(json.dumps(own, indent=1) + "\n", encoding="utf-8")
 
 

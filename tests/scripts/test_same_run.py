@@ -36,3 +36,9 @@ def test_a_checkpoint_of_nobody_knows_what_is_refused(tmp_path: Path, kept: str 
         (tmp_path / "settings.json").write_text(kept)
     with pytest.raises(InputError, match="Give another --out"):
         same_run(tmp_path, FACTS)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match="file/out: cannot be written"):
+        same_run(tmp_path / "file" / "out", FACTS)
