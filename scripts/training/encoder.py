@@ -3,7 +3,7 @@
     python -m scripts.training.encoder examples/windows/*.jsonl examples/questions_zh.jsonl --test gate_group_zh.jsonl --out runs/encoder
 
 All layers are trained, the table of words is not; mean of the hidden states, one output. ``--models`` trains several in another order each and averages their weights (Wortsman et
-al. 2022, arXiv 2203.05482), which costs nothing where it serves. The split is that of ``scripts.train --head`` (authors together), the figures are those of
+al. 2022, arXiv 2203.05482), which costs nothing where it serves. The split is that of ``scripts.train --head`` with the same ``--validation`` (authors together), the figures are those of
 a gate without calibration: F1 at log-odds 0, and AUC. ``logits.json`` keeps the log-odds of every question of the split and of the test files.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 import typer
 
 from core.errors import InputError
-from scripts.arguments import need, one_line_errors
+from scripts.arguments import make_folder, need, one_line_errors
 from scripts.training.data import Sample, data_hash, load_samples
 from scripts.training.e5 import Encoder, differences, load_encoder
 from scripts.training.fit_gate import FitSettings, split
@@ -191,6 +191,7 @@ def main(
     if not taught or not held:
         raise InputError("--validation", f"{len(taught)} questions to learn from and {len(held)} to measure on", "Give more data, or another share.")
     measured = {"split": held, **{path.stem: [s for s in load_samples([path]) if s.label in ("yes", "no")] for path in test or []}}
+    make_folder(out)
     taught = [s for s in taught for _ in range(times.get(s.source, 1))]
     prepare_machine(threads)
     encoder = load_encoder()
@@ -201,14 +202,13 @@ def main(
     trained = [fine_tune(ids, needs, settings, seed + number) for number in range(models)]
     final = averaged(trained)
     kept: dict[str, dict[str, float]] = {}
-    figures: dict[str, Any] = {"steps": final.steps, "models": models, "seed": seed, "data_hash": data_hash(files), "questions": len(taught)}
+    figures: dict[str, Any] = {"steps": final.steps, "models": models, "seed": seed, "validation": validation, "data_hash": data_hash(files), "questions": len(taught)}
     figures |= {"seconds": round(time.monotonic() - started, 1), "loss_last": final.loss}
     for name, values in judgements(final, tests, encoder).items():
         kept[name] = {s.id: round(value, 4) for s, value in zip(measured[name], values, strict=True)}
         figures[name] = dict(by_source(measured[name], values))
     if models > 1:
         figures["alone"] = [{name: dict(by_source(measured[name], values))["all"] for name, values in judgements(one, tests, encoder).items()} for one in trained]
-    out.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(out / "encoder.npz", **differences(encoder.file, final.layers, rank))  # type: ignore[arg-type]
     (out / "logits.json").write_text(json.dumps(kept) + "\n", encoding="utf-8")
     (out / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from core.encoder import Floats, TokenEncoder, file_version
 from core.errors import InputError
 from core.head import GateCalibration
 from core.prompts import GATE_PROMPTS, gate_prompt_of
+from scripts.arguments import make_folder
 from scripts.training.data import Sample, contrast, data_hash, is_all_positive, load_samples
 from scripts.training.head import HeadSettings, Judged, best_threshold, binary_metrics, features, fit_calibration, fit_head, head_logits, out_of_fold, sample_weights, weighted_f1
 from scripts.training.splits import folds_of, split_samples
@@ -51,10 +53,11 @@ def fit_gate(
     training, calibrating = split(load_samples(data), settings)
     samples = [*training, *calibrating]
     held = np.arange(len(samples)) >= len(training)
-    if not held.any() or held.all():
-        raise InputError("training data", "no validation split for the calibration", "Give more data, or another --validation.")
-    labels = np.array([s.needs_resolution for s in samples])
     digest = data_hash(data)
+    _check(training, calibrating, settings)
+    _check_parts([path for path in (adapter, settings.encoder) if path is not None], digest, settings.validation)
+    make_folder(out)
+    labels = np.array([s.needs_resolution for s in samples])
     head_settings = HeadSettings(seed=settings.seed)
     vectors = _embedded([" ".join(s.question.split()) for s in samples], out / "embeddings.npz", settings.encoder, on_progress)
     raw = features([s.question for s in samples], vectors.__getitem__, head_settings.buckets)
@@ -63,7 +66,7 @@ def fit_gate(
     head = fit_head(raw.rows(inside), labels[inside], weights, head_settings, f"head-{settings.version}", digest)
     if settings.encoder is not None:
         head = replace(head, encoder=file_version(settings.encoder))
-        if settings.encoder.resolve() != (out / settings.encoder.name).resolve():
+        if settings.encoder.resolve() != (out / "encoder.npz").resolve():
             shutil.copyfile(settings.encoder, out / "encoder.npz")
     folds = np.array(folds_of(training, 7))
     oof = out_of_fold(raw.rows(inside), labels[inside], weights, folds, head_settings)
@@ -85,6 +88,35 @@ def fit_gate(
     calibration.save(out / "calibration.json")
     (out / "head_metrics.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return figures
+
+
+def _check(training: Sequence[Sample], calibrating: Sequence[Sample], settings: FitSettings) -> None:
+    """Raise InputError for what nothing can be fitted on."""
+    for what, part in (("to learn from", training), ("kept for the calibration", calibrating)):
+        yes = sum(s.needs_resolution for s in part)
+        if not 0 < yes < len(part):
+            problem = f"hold {yes} questions that need resolution and {len(part) - yes} that do not {what}"
+            raise InputError("training data", problem, "Both kinds are needed: give more data, or another --validation.")
+    stems = sorted({s.source for s in (*training, *calibrating)})
+    for stem, weight in settings.shares:
+        if stem not in stems or not 0 < weight < math.inf:
+            raise InputError("--share", f"{stem}={weight:g} names no file that the gate learns from, or no positive number", f"These can be named: {', '.join(stems)}.")
+
+
+def _check_parts(parts: Sequence[Path], digest: str, validation: float) -> None:
+    """Raise InputError where an adapter or encoder is missing, or was trained on these files with another split: it was taught some of what the calibration is fitted on."""
+    for part in parts:
+        if not part.is_file():
+            raise InputError(str(part), "no such file", "Give what scripts.train or scripts.training.encoder wrote.")
+        try:
+            told = json.loads((part.parent / "metrics.json").read_text(encoding="utf-8"))
+            used = float((told if part.suffix == ".npz" else told["settings"])["validation"])
+            same_data = told["data_hash"] == digest
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # it does not tell
+        if same_data and used != validation:
+            problem = f"{validation:g}, but {part} was trained on these files with {used:g}, and was taught some of what the calibration would be fitted on"
+            raise InputError("--validation", problem, f"Give --validation {used:g}.")
 
 
 def split(samples: Sequence[Sample], settings: FitSettings) -> tuple[list[Sample], list[Sample]]:

@@ -103,10 +103,12 @@ def head_logits(head: HeadWeights, data: Features) -> Matrix:
 
 
 def out_of_fold(data: Features, labels: Flags, weights: Matrix, folds: NDArray[np.int64], settings: HeadSettings) -> Matrix:
-    """Logit of each row by a head that saw no row of its fold."""
+    """Logit of each row by a head that saw no row of its fold; 0 where the other folds are all of one label."""
     found = np.zeros(len(labels))
     for fold in np.unique(folds):
         inside, outside = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        if len(set(labels[outside].tolist())) < 2:
+            continue
         head = fit_head(data.rows(outside), labels[outside], weights[outside], settings)
         found[inside] = head_logits(head, data.rows(inside))
     return found

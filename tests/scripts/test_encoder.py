@@ -51,6 +51,7 @@ def test_a_short_training_learns_to_judge_questions_of_other_groups(tmp_path: Pa
     figures = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert figures["split"]["all"]["auc"] > 0.8
     assert len(figures["alone"]) == 2
+    assert figures["validation"] == 0.11, "scripts.train --head asks for it"
     assert figures["alone"][0] != figures["alone"][1]
     assert set(json.loads((tmp_path / "logits.json").read_text(encoding="utf-8"))) == {"split"}
 
