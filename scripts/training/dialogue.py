@@ -28,8 +28,8 @@ from core.gates.worker import ModelWorker
 from core.grounding import is_free, refusal, tokens
 from core.messages import Question
 from core.ports import LanguageModel
-from core.resolver_prompts import rewrite_prompt
-from scripts.arguments import need, one_line_errors
+from core.resolver_prompts import DIALOGUE_PROMPTS, rewrite_prompt
+from scripts.arguments import make_folder, need, one_line_errors
 from scripts.evaluation.metrics import is_chinese, same_text
 from scripts.training.data import Sample, data_hash, load_samples
 from scripts.training.ranker import choose_threshold
@@ -111,7 +111,7 @@ def main(
     data: Annotated[list[Path], typer.Argument(help="the files that the adapter was trained on")],
     run: Annotated[Path, typer.Option(help="folder of scripts.train --task rewrite --rewrite-prompt dialogue-1")],
     out: Annotated[Path, typer.Option(help="folder for adapter.gguf, its card, calibration.json and metrics.json")],
-    most: Annotated[int, typer.Option(help="questions to write")] = 600,
+    most: Annotated[int, typer.Option(help="questions to write", min=1)] = 600,
     seed: Annotated[int, typer.Option(help="of the questions chosen and the folds")] = 1,
     version: Annotated[str, typer.Option(help="version stored in the files")] = "1",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all but one")] = 0,
@@ -122,14 +122,21 @@ def main(
         settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))["settings"]
         trained = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
         validation, prompt = float(settings["validation"]), str(settings["rewrite_prompt"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(str(run), f"no finished training ({error})", "Make it: python -m scripts.train --task rewrite --rewrite-prompt dialogue-1") from None
+    if prompt not in DIALOGUE_PROMPTS or not (run / "adapter.gguf").is_file():
+        raise InputError(str(run), f"is no adapter for llama.cpp of a writer of dialogues (trained with {prompt})", f"Train with --rewrite-prompt {' or '.join(DIALOGUE_PROMPTS)}.")
+    if out.resolve() == run.resolve():
+        raise InputError("--out", "is the folder of the run, whose figures would be lost", "Give another folder.")
+    samples = load_samples(data)
     if trained.get("data_hash") != data_hash(data):
         raise InputError(str(run), "was trained on other files", "Give the same files: what it kept aside is told by them.")
-    chosen = kept_aside(load_samples(data), validation, most, seed)
+    chosen = kept_aside(samples, validation, most, seed)
+    if not chosen:
+        raise InputError(str(run), "its training kept no question of a short dialogue aside", "Train with more of them, and with --validation above 0.")
+    make_folder(out)
     written = asyncio.run(_written(run / "adapter.gguf", chosen, prompt, threads))
     weights, figures = calibrate(written, seed)
-    out.mkdir(parents=True, exist_ok=True)
     calibration = {"version": version, "prompt": prompt, "data_hash": data_hash(data), **weights}
     (out / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n", encoding="utf-8")
     metrics = {"kept_aside": figures, "training": {key: trained.get(key) for key in ("steps", "seconds", "training_loss", "validation_loss", "data", "base", "settings")}}

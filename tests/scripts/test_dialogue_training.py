@@ -71,6 +71,32 @@ def test_a_run_that_is_not_there_or_of_other_files_is_one_line(tmp_path: Path) -
     run.mkdir()
     (run / "settings.json").write_text('{"settings": {"validation": 0.1, "rewrite_prompt": "dialogue-1"}}', encoding="utf-8")
     (run / "metrics.json").write_text(json.dumps({"data_hash": "of others"}), encoding="utf-8")
+    (run / "adapter.gguf").write_bytes(b"")
     assert data_hash([pairs]) != "of others"
     with pytest.raises(InputError, match="trained on other files"):
         main([pairs], run, tmp_path / "out")
+
+
+def finished_run(folder: Path, data: Path, prompt: str = "dialogue-1", validation: float = 0.1) -> Path:
+    folder.mkdir()
+    (folder / "settings.json").write_text(json.dumps({"settings": {"validation": validation, "rewrite_prompt": prompt}}), encoding="utf-8")
+    (folder / "metrics.json").write_text(json.dumps({"data_hash": data_hash([data])}), encoding="utf-8")
+    (folder / "adapter.gguf").write_bytes(b"")
+    return folder
+
+
+def test_what_cannot_be_calibrated_is_one_line_and_leaves_the_run_as_it_was(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("llama_cpp")
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"question": "谁演的", "context": [], "needs_resolution": false}\n', encoding="utf-8")
+    run = finished_run(tmp_path / "run", pairs)
+    with pytest.raises(InputError, match="cannot be read"):
+        main([tmp_path / "none.jsonl"], run, tmp_path / "out")
+    with pytest.raises(InputError, match="kept no question of a short dialogue aside"):
+        main([pairs], run, tmp_path / "out")
+    with pytest.raises(InputError, match="whose figures would be lost"):
+        main([pairs], run, run)
+    with pytest.raises(InputError, match="trained with rewrite-v2"):
+        main([pairs], finished_run(tmp_path / "other", pairs, "rewrite-v2"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
