@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.config import Config
-from core.errors import ConfigError
+from core.errors import ConfigError, InputError
 from core.merger import MergeRules
 from core.question_filter import QuestionFilter
 from scripts.evaluation.context import evaluate_context
@@ -37,19 +37,29 @@ class Job:
 def jobs_of(data: DataFile) -> list[Job]:
     """The tasks that a file measures: gate files with human rewrites measure both gate and rewriting.
 
+    Raises InputError for a file whose questions nobody has labelled: its figures would be 0 of 0.
+
     Files whose questions are all of one label have no gate figures; constructed ones (``derived``) no rewriting figures, for their rewrites are those of another file.
     """
+    if data.form is Form.WINDOW and not any(window.questions for window in data.records):
+        raise _unlabelled(data)
     if data.form is not Form.GATE:
         return [Job(data, data.form.value, data.records, len(data.records))]
     records: Sequence[GateRecord] = data.records
     rewritten = [record for record in records if record.gold is not None and not record.derived]
     jobs = []
     truths = {record.truth for record in records} & {"yes", "no"}
+    if not truths:
+        raise _unlabelled(data)
     if len(truths) > 1 or not rewritten:
         jobs.append(Job(data, "gate", records, len(records)))
     if rewritten:
         jobs.append(Job(data, "rewrite", rewritten, len(rewritten)))
     return jobs
+
+
+def _unlabelled(data: DataFile) -> InputError:
+    return InputError(str(data.path), f"none of its {len(data.records)} records holds a question that is labelled yes or no", "Label some: docs/labelling.md.")
 
 
 def require_models(jobs: Sequence[Job], models: Models | None) -> None:

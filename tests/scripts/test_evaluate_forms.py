@@ -73,3 +73,9 @@ def test_an_exported_line_is_measured_against_its_label_and_not_against_its_own_
     assert unlabelled.truth is None
     assert labelled.truth == "no"
     assert labelled.gold is None
+
+
+@pytest.mark.parametrize("record", [{**GATE[0], "label": None}, {**GATE[0], "label": "not_question"}, {**WINDOW, "questions": []}])
+def test_a_file_that_nobody_labelled_is_refused_instead_of_measured_as_0(tmp_path: Path, record: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=r"data\.jsonl: none of its 1 records"):
+        jobs_of(read_file(write(tmp_path / "data.jsonl", record)))
