@@ -39,10 +39,10 @@ class GateTask:
         return found
 
     def _pairs(self, group: list[Sample], number: int) -> list[Sample]:
-        """A window of ``pair_limit`` samples that moves on with each epoch."""
+        """A window of ``pair_limit`` samples that moves on with each epoch; no pair stands twice in one."""
         shuffled = list(group)
         random.Random(self._seed).shuffle(shuffled)
-        count = self._pair_limit // 2 or len(shuffled)
+        count = min(max(1, self._pair_limit // 2), len(shuffled)) if self._pair_limit else len(shuffled)
         start = number * count % len(shuffled)
         return contrast((shuffled + shuffled)[start : start + count], self._seed + number)
 

@@ -268,3 +268,16 @@ def test_gate_examples_end_in_one_answer_token() -> None:
     assert [e.answer for e in examples] == [(1,), (1,), (2,), (2,), (2,), (2,)]
     assert all(e.choices == (1, 2) and e.prompt[0] == 0 for e in examples)
     assert task.epoch(0) == GateTask(samples, encode, (0,), "gate-1", 1, repeat=2).epoch(0), "the same in every process"
+
+
+@pytest.mark.parametrize(("limit", "shown"), [(0, 10), (1, 1), (8, 4), (20, 10), (30, 10), (1400, 10)])
+def test_an_epoch_shows_no_rewriting_pair_twice(limit: int, shown: int) -> None:
+    from core.messages import ContextLine
+    from scripts.training.data import Sample
+    from scripts.training.gate_task import GateTask
+
+    samples = [Sample(f"p{n}", f"它{n}呢", "B", (ContextLine("A", f"武汉{n}"),), "yes", f"武汉{n}呢", "f", "f") for n in range(10)]
+    task = GateTask(samples, lambda text: tuple(map(ord, text)), (0,), "gate-1", 1, pair_limit=limit)
+    for number in (0, 1, 2):
+        positives = [e.prompt for e in task.epoch(number) if "".join(map(chr, e.answer)) == "yes"]
+        assert len(set(positives)) == len(positives) == shown
