@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,7 +51,7 @@ def main(
     autocast: Annotated[bool | None, Text("--autocast", help="bfloat16 arithmetic over float32 weights")] = None,
     gradient_checkpointing: Annotated[bool | None, Text("--gradient-checkpointing", help="less memory, more time")] = None,
     threads: Annotated[int | None, Text(help="CPU threads; 0: torch's choice")] = None,
-    validation: Annotated[float | None, Text(help="share kept for validation and calibration (authors together)")] = None,
+    validation: Annotated[float | None, Text(help="share kept for validation and calibration (authors together), at most 0.5")] = None,
     patience: Annotated[int | None, Text(help="stop after so many evaluations without a better loss; 0: never")] = None,
     eval_every: Annotated[int | None, Text(help="steps between evaluations; 0: never")] = None,
     save_every: Annotated[int | None, Text(help="steps between checkpoints; 0: only at the end")] = None,
@@ -58,14 +59,14 @@ def main(
     repeat: Annotated[int | None, Text(help="how often an epoch shows questions whose context is not their own")] = None,
     pair_limit: Annotated[int | None, Text(help="contrast samples of an epoch from a file of rewriting pairs; 0: all")] = None,
     rewrite_prompt: Annotated[str | None, Text(help="prompt version of rewriting: rewrite-v2, or dialogue-1 for two people's short dialogues")] = None,
-    rewrite_lines: Annotated[int | None, Text(help="context lines in rewriting prompts")] = None,
+    rewrite_lines: Annotated[int | None, Text(help="context lines in rewriting prompts; 0: all")] = None,
     init_adapter: Annotated[Path | None, Text(help="continue from this adapter: a folder, or a GGUF file such as the shipped one")] = None,
     track: Annotated[list[str] | None, Text(help="wandb, trackio, tensorboard; the folder OUT/tracking is always written")] = None,
     head: Annotated[bool, Text("--head", help="fit the encoder head and the calibration instead of a language model")] = False,
     adapter_gguf: Annotated[Path | None, Text(help="with --head: the GGUF adapter that the gate serves")] = None,
     head_version: Annotated[str, Text(help="with --head: version stored in the files")] = "1",
     encoder: Annotated[Path | None, Text(help="with --head: encoder.npz of scripts.training.encoder; without: the packaged encoder as it is")] = None,
-    share: Annotated[list[str] | None, Text(help="with --head: FILE_STEM=W counts this file W times as much as all files without a share together")] = None,
+    share: Annotated[list[str] | None, Text(help="with --head: FILE_STEM=W counts this file as W times the questions of all files; one without a share counts by its size")] = None,
     emit_axolotl: Annotated[Path | None, Text(help="write the equal axolotl YAML and stop")] = None,
 ) -> None:
     """Train the gate or the resolver."""
@@ -96,8 +97,15 @@ def main(
     try:
         settings = override(preset(preset_name), loop | values)
         settings.check()
+        of_head = {"--adapter-gguf": adapter_gguf, "--encoder": encoder, "--share": share}
+        of_training = {"--init-adapter": init_adapter, "--track": track}
+        of_adapter = {"--rank": rank, "--alpha": alpha, "--targets": targets, "--rslora": rslora, "--dora": dora}
+        _refuse({} if head else of_head, "counts with --head alone")
+        _refuse(of_training if head else {}, "does not go with --head")
+        _refuse({**of_training, "--head": head or None} if emit_axolotl is not None else {}, "does not go with --emit-axolotl")
+        _refuse(of_adapter if init_adapter is not None else {}, "cannot be chosen: --init-adapter goes on with an adapter that has its own")
         if emit_axolotl is not None:
-            emit_axolotl.write_text(axolotl(settings, base or "google/gemma-3-270m", data, out), encoding="utf-8")
+            _write(emit_axolotl, axolotl(settings, base or "google/gemma-3-270m", data, out))
             typer.echo(f"written: {emit_axolotl}")
         elif head:
             _head(data, Path(base) if base else None, adapter_gguf, out, settings, head_version, _shares(share or []), encoder)
@@ -106,6 +114,20 @@ def main(
     except DoujieError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_code) from None
+
+
+def _refuse(options: Mapping[str, Any], why: str) -> None:
+    """Raise InputError for the first of ``options`` that was given: it would be without effect."""
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(name, why, "Leave it out.")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(str(path), f"cannot be written: {error.strerror}", "Check the folder and its permissions.") from None
 
 
 def _train(data: list[Path], base: str, out: Path, settings: Any, init_adapter: Path | None, track: list[str]) -> None:

@@ -3,7 +3,8 @@
     python -m scripts.training.encoder examples/windows/*.jsonl examples/questions_zh.jsonl --test gate_group_zh.jsonl --out runs/encoder
 
 All layers are trained, the table of words is not; mean of the hidden states, one output. ``--models`` trains several in another order each and averages their weights (Wortsman et
-al. 2022, arXiv 2203.05482), which costs nothing where it serves. The split is that of ``scripts.train --head`` with the same ``--validation`` (authors together), the figures are those of
+al. 2022, arXiv 2203.05482), which costs nothing where it serves. The split is that of ``scripts.train --head`` with the same ``--validation`` (authors together),
+the figures are those of
 a gate without calibration: F1 at log-odds 0, and AUC. ``logits.json`` keeps the log-odds of every question of the split and of the test files.
 """
 

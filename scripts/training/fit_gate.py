@@ -29,7 +29,8 @@ Progressed = Callable[[str, int, int], None]
 @dataclass(frozen=True, slots=True)
 class FitSettings:
     """``validation`` and ``seed`` must be those of the adapter's run: the calibration is fitted on its validation split, which the adapter never saw. ``shares`` weigh sources
-    (by file stem) in the calibration; ``pairs`` is how many contrast samples a file of rewriting pairs gives (0: all); ``cascade_loss`` is how much F1 the cascade may lose; ``encoder`` is
+    (by file stem) in the calibration; ``pairs`` is how many contrast samples a file of rewriting pairs gives (0: all);
+    ``cascade_loss`` is how much F1 the cascade may lose; ``encoder`` is
     a file of differences of the packaged encoder (None: none)."""
 
     validation: float = 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
+from math import inf
 from typing import Any
 
 from core.errors import InputError
@@ -48,15 +49,18 @@ class TrainSettings:
             (self.gate_prompt in GATE_PROMPTS, "--gate-prompt", self.gate_prompt, f"Use one of {', '.join(GATE_PROMPTS)}."),
             (self.rewrite_prompt in REWRITE_PROMPTS, "--rewrite-prompt", self.rewrite_prompt, f"Use one of {', '.join(REWRITE_PROMPTS)}."),
             (self.rank >= 1, "--rank", self.rank, "Use 1 or more."),
+            (0 < self.alpha < inf, "--alpha", self.alpha, "Use a positive number."),
             (0 <= self.dropout < 1, "--dropout", self.dropout, "Use 0 to 1."),
-            (0 <= self.validation < 0.9, "--validation", self.validation, "Use a share below 0.9."),
+            (0 <= self.validation <= 0.5, "--validation", self.validation, "Use a share of at most 0.5."),
             (0 <= self.loop.label_smoothing < 1, "--label-smoothing", self.loop.label_smoothing, "Use 0 to 1."),
+            (self.rewrite_lines >= 0, "--rewrite-lines", self.rewrite_lines, "Use 0 (all) or more."),
             (self.repeat >= 1, "--repeat", self.repeat, "Use 1 or more."),
             (self.threads >= 0, "--threads", self.threads, "Use 0 (torch's choice) or more."),
             (self.pair_limit >= 0, "--pair-limit", self.pair_limit, "Use 0 (all) or more."),
             (self.loop.max_steps >= 0, "--max-steps", self.loop.max_steps, "Use 0 (never) or more."),
             (self.loop.warmup_steps >= 0, "--warmup", self.loop.warmup_steps, "Use 0 or more."),
             (self.loop.patience >= 0, "--patience", self.loop.patience, "Use 0 (never) or more."),
+            (not self.loop.patience or bool(self.validation and self.loop.eval_every), "--patience", self.loop.patience, "It needs --validation and --eval-every above 0."),
             (self.loop.eval_every >= 0, "--eval-every", self.loop.eval_every, "Use 0 (never) or more."),
             (self.loop.save_every >= 0, "--save-every", self.loop.save_every, "Use 0 (only at the end) or more."),
             (self.loop.weight_decay >= 0, "--weight-decay", self.loop.weight_decay, "Use 0 or more."),

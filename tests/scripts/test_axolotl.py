@@ -76,3 +76,10 @@ def test_data_of_another_form_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"scripts\.export --format alpaca") as caught:
         emitted({}, write(tmp_path / "s.jsonl", SINGLE))
     assert "\n" not in str(caught.value)
+
+
+def test_a_yaml_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    result = run("export.json", "--emit-axolotl", tmp_path / "none" / "a.yml")
+    assert result.exit_code == 2
+    assert "a.yml: cannot be written" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
