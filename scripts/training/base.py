@@ -78,6 +78,15 @@ def base_folder(value: str) -> Path:
     raise InputError(value, "no such file or folder", REMEDY)
 
 
+def base_identity(base: Base, value: str) -> str:
+    """What tells the base that ``value`` names from others: its name; of a folder, which may be called as another is (``RUN/model``), also where it lies and what is in it."""
+    if not value or not Path(value).expanduser().is_dir():
+        return base.name
+    files = sorted(path for path in base.folder.iterdir() if path.suffix in (".safetensors", ".bin"))
+    told = [str(base.folder.resolve()), *(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)]
+    return f"{base.name}-{hashlib.sha256(' '.join(told).encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
 def packaged_gguf() -> Path:
     try:
         return packaged_model("gate")

@@ -94,6 +94,7 @@ class _AsWritten:
 def train(data: list[Path], base_name: str, out: Path, settings: TrainSettings, on_progress: Callable[[Progress], None], init_adapter: Path | None = None) -> Outcome:
     """Train and write adapter, GGUF adapter, metrics and card into ``out``; continues a run that was killed there. Raises InputError."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     settings.check()
@@ -104,13 +105,22 @@ def train(data: list[Path], base_name: str, out: Path, settings: TrainSettings, 
     prepare_machine(settings.threads)
     base = bases.load_base(base_name)
     config = bases.base_config(base)
-    facts = {"settings": settings.shown(), "data": data_hash(data), "base": base.name, "tokenizer": base.tokenizer_hash, "init_adapter": adapter_hash(init_adapter)}
+    facts = {
+        "settings": settings.shown(),
+        "data": data_hash(data),
+        "base": bases.base_identity(base, base_name),
+        "tokenizer": base.tokenizer_hash,
+        "init_adapter": adapter_hash(init_adapter),
+    }
     examples = Examples(samples, base, settings)
     same_run(out, facts)
     torch.manual_seed(settings.loop.seed)
     # Full fine-tuning keeps float32 weights: AdamW's small steps would be rounded away in bfloat16.
     dtype = torch.bfloat16 if settings.dtype == "bfloat16" and settings.method == "lora" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(str(base.folder), dtype=dtype)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(base.folder), dtype=dtype)
+    except (OSError, SafetensorError) as error:
+        raise InputError(str(base.folder), f"its weights cannot be loaded ({str(error).splitlines()[0][:120]})", bases.REMEDY) from error
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
@@ -124,7 +134,7 @@ def train(data: list[Path], base_name: str, out: Path, settings: TrainSettings, 
     loop = replace(settings.loop, autocast=dtype == torch.float32 and (settings.loop.autocast or settings.dtype == "bfloat16"))
     result = fit(model, examples.epoch, loop, out, base.pad, examples.validation, on_progress)
     metrics = _metrics(examples, result, before, _measured(model, examples.validation, base, settings))
-    metrics |= {"data": {path.name: data_hash([path]) for path in data}, "data_hash": data_hash(data), "base": base.name, "settings": settings.shown()}
+    metrics |= {"data": _hashes(data), "data_hash": data_hash(data), "base": base.name, "settings": settings.shown()}
     _write(model, base, config, out, settings, metrics)
     return Outcome(result, metrics, out)
 
@@ -195,6 +205,12 @@ def margins(model: torch.nn.Module, examples: Sequence[TokenExample], pad: int, 
             logits, _, _ = answer_logits(model, collate(examples[start : start + 16], pad, device))
             found += (logits[:, 0] - logits[:, 1]).tolist()
     return found
+
+
+def _hashes(data: Sequence[Path]) -> dict[str, str]:
+    """Hash of each file by its name; by its whole path where another has the same name."""
+    names = [path.name for path in set(data)]
+    return {path.name if names.count(path.name) == 1 else str(path): data_hash([path]) for path in data}
 
 
 def _mean(values: Sequence[float]) -> float | None:

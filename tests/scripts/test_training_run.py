@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,9 @@ for module in ("torch", "transformers", "peft", "gguf", "sklearn"):
 
 from core.errors import InputError  # noqa: E402 - after the skips
 from scripts.training.base import load_base  # noqa: E402
-from scripts.training.data import load_samples  # noqa: E402
+from scripts.training.data import data_hash, load_samples  # noqa: E402
 from scripts.training.loop import Progress  # noqa: E402
-from scripts.training.run import Examples, Outcome, train  # noqa: E402
+from scripts.training.run import Examples, Outcome, _hashes, train  # noqa: E402
 from scripts.training.settings import TrainSettings, override, preset  # noqa: E402
 from tests.scripts.test_cycle import labelled  # noqa: E402
 from tests.scripts.test_splits import windows  # noqa: E402
@@ -87,6 +88,27 @@ def test_a_folder_of_a_run_from_another_base_or_adapter_is_refused(scene: Scene,
         scene.train(scene.whole.folder, init_adapter=scene.whole.folder / "adapter.gguf")
     with pytest.raises(InputError, match=r"other settings or data \(base\)"):
         _train(write_tiny_gguf(tmp_path / "other.gguf", seed=2), scene.data, scene.whole.folder)
+
+
+def test_two_bases_of_one_name_are_two(scene: Scene, tmp_path: Path) -> None:
+    first = shutil.copytree(load_base(str(scene.base)).folder, tmp_path / "a" / "model")
+    second = shutil.copytree(load_base(str(write_tiny_gguf(tmp_path / "other.gguf", seed=3))).folder, tmp_path / "b" / "model")
+    with pytest.raises(KilledError):
+        _train(first, scene.data, tmp_path / "out", kill_at=3)
+    with pytest.raises(InputError, match=r"other settings or data \(base\)"):
+        _train(second, scene.data, tmp_path / "out")
+    _train(first, scene.data, tmp_path / "out")
+    (second / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"b/model: its weights cannot be loaded") as caught:
+        _train(second, scene.data, tmp_path / "none")
+    assert "\n" not in str(caught.value)
+
+
+def test_metrics_name_all_files_also_those_of_one_name(scene: Scene, tmp_path: Path) -> None:
+    other = tmp_path / "data.jsonl"
+    other.write_text(scene.data.read_text(encoding="utf-8").splitlines()[0], encoding="utf-8")
+    assert _hashes([scene.data, other, other]) == {str(path): data_hash([path]) for path in (scene.data, other)}
+    assert _hashes([scene.data]) == {"data.jsonl": data_hash([scene.data])}
 
 
 def test_metrics_and_card_tell_the_settings_of_the_adapter_that_is_gone_on_with(scene: Scene, tmp_path: Path) -> None:
