@@ -135,16 +135,16 @@ class Judged:
     sources: NDArray[np.int64]
 
 
-def fit_calibration(judged: Judged, *, loss: float, identity: dict[str, str], with_length: bool = False) -> tuple[GateCalibration, dict[str, Any]]:
+def fit_calibration(judged: Judged, *, loss: float, identity: dict[str, str]) -> tuple[GateCalibration, dict[str, Any]]:
     """Platt scaling (logistic regression) of both judges together and of each alone, the threshold of best F1, and the margins between which the head asks the language model.
 
     The margins are the tightest ones at which the cascade's F1 falls by at most ``loss`` against asking the language model always,
     over all questions and in each source that has 100 of them. Returns the calibration and its figures: those of
     "cascade_crossed" are the cascade's where no curve was fitted with the question that it judges (threshold and margins were).
     """
-    both = _logistic(judged, head=True, lm=True, length=with_length)
-    head_only = _logistic(judged, head=True, lm=False, length=with_length)
-    lm_only = _logistic(judged, head=False, lm=True, length=with_length)
+    both = _logistic(judged, head=True, lm=True)
+    head_only = _logistic(judged, head=True, lm=False)
+    lm_only = _logistic(judged, head=False, lm=True)
     joint = _probabilities(both, judged)
     threshold = best_threshold(joint, judged.labels, judged.weights)
     alone = _probabilities(head_only, judged)
@@ -160,17 +160,17 @@ def fit_calibration(judged: Judged, *, loss: float, identity: dict[str, str], wi
         "cascade": _report(cascade, threshold, judged) | {"settled_by_head": round(float(np.average(settled, weights=judged.weights)), 4)},
     }
     if min(judged.labels.sum(), (~judged.labels).sum()) >= _FOLDS:
-        joint, alone = (_crossed(judged, lm=lm, length=with_length) for lm in (True, False))
+        joint, alone = (_crossed(judged, lm=lm) for lm in (True, False))
         figures["cascade_crossed"] = _report(np.where((alone <= low) | (alone >= high), alone, joint), threshold, judged)
     return calibration, figures
 
 
-def _crossed(judged: Judged, *, lm: bool, length: bool) -> Matrix:
+def _crossed(judged: Judged, *, lm: bool) -> Matrix:
     """Probabilities by curves that were fitted without the question itself, in five folds."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-    inputs, model = np.column_stack(list(_inputs(judged, head=True, lm=lm, length=length).values())), LogisticRegression(C=_C, max_iter=1000)
+    inputs, model = np.column_stack(list(_inputs(judged, head=True, lm=lm).values())), LogisticRegression(C=_C, max_iter=1000)
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=1)
     found: Matrix = cross_val_predict(model, inputs, judged.labels, cv=folds, method="predict_proba", params={"sample_weight": judged.weights})[:, 1]
     return found
@@ -180,17 +180,16 @@ def _identity(values: dict[str, str]) -> dict[str, Any]:
     return {key: values.get(key, "") for key in ("prompt", "version", "data_hash", "head_version", "adapter_hash")}
 
 
-def _logistic(judged: Judged, *, head: bool, lm: bool, length: bool) -> Logistic:
+def _logistic(judged: Judged, *, head: bool, lm: bool) -> Logistic:
     from sklearn.linear_model import LogisticRegression
 
-    used = _inputs(judged, head=head, lm=lm, length=length)
+    used = _inputs(judged, head=head, lm=lm)
     model = LogisticRegression(C=_C, max_iter=1000).fit(np.column_stack(list(used.values())), judged.labels, sample_weight=judged.weights)
     return Logistic(bias=round(float(model.intercept_[0]), 5), **{name: round(float(value), 5) for name, value in zip(used, model.coef_[0], strict=True)})
 
 
-def _inputs(judged: Judged, *, head: bool, lm: bool, length: bool) -> dict[str, Matrix]:
-    inputs = {"head": judged.head if head else None, "lm": judged.lm if lm else None, "length": np.log1p(judged.characters) if length else None}
-    return {name: values for name, values in inputs.items() if values is not None}
+def _inputs(judged: Judged, *, head: bool, lm: bool) -> dict[str, Matrix]:
+    return {**({"head": judged.head} if head else {}), **({"lm": judged.lm} if lm else {})}
 
 
 def _probabilities(logistic: Logistic, judged: Judged) -> Matrix:
