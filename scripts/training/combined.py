@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from core.antecedent_features import Array
 from core.antecedents import Term
 from core.combining import POINTERS, SOURCES, Candidates, Logistic, combine, combined_features, combined_names, softmax
+from core.errors import InputError
 from scripts.training.ranker import MOST_WRONG, Scored, case_weights, choose_threshold, curve, fit_logistic
 from scripts.training.ranker_data import REPLY, Case, author, rewritten_right
 
@@ -146,7 +147,15 @@ class Combined:
 
 
 def fit_combinations(found: Sequence[Case], scored: Scored, said: Mapping[str, Said]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(the entries ``combined`` of meta.json, figures across the held authors), for what runs together of the sources in ``said``: the pointers, the reader, all of them."""
+    """(the entries ``combined`` of meta.json, figures across the held authors), for what runs together of the sources in ``said``: the pointers, the reader, all of them.
+
+    :raises InputError: where the questions that all of them answered are not of two authors.
+    """
+    authors = {author(case.id) for case in found if all(case.id in answers for answers in said.values())}
+    if len(authors) < 2:
+        raise InputError(
+            "the questions that pointer and reader were measured on", f"are of {len(authors)} authors", "Keep a fold of two authors and more out of their training (--held)."
+        )
     pointers, others = [name for name in POINTERS if name in said], [name for name in SOURCES if name in said and name not in POINTERS]
     entries, figures = [], {}
     for some in [pointers, others, pointers + others] if pointers and others else [pointers + others]:

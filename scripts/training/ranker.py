@@ -157,6 +157,10 @@ def _features_of(some: Sequence[tuple[Case, Array]], rarity: Callable[[str], flo
 def crossed(windows: Sequence[dict[str, Any]], seed: int) -> tuple[list[Case], Scored]:
     """The questions of ``windows``, some shown as replies too, scored by models that never saw their author."""
     found = _in_parts(cases, windows, REPLIES, seed)
+    learnt = {"antecedent_indices": [case.antecedent.any() for case in found], "gold that a term of the conversation tells": [case.grades.any() for case in found]}
+    for what, there in learnt.items():
+        if len({case.fold for case, known in zip(found, there, strict=True) if known}) < 2:
+            raise InputError("the windows", f"hold too few questions with {what}: the authors of one fold of five have them all", "Label more, by several authors.")
     return found, out_of_fold(found, np.array([case.fold for case in found]), rarity_table(word_frequency(windows), len(windows)), seed)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from core.antecedent_features import Array, Scene, line_features, terms_of
 from core.antecedents import Term, latin_words, tokenise
@@ -23,7 +24,7 @@ from core.edit import place
 from core.errors import InputError
 from core.grounding import is_free, squeeze, tokens
 from core.messages import ContextLine, join_texts
-from scripts.evaluation.forms import WindowQuestion
+from scripts.evaluation.forms import Window, WindowQuestion
 from scripts.evaluation.windows import is_right
 
 FOLDS = 5
@@ -60,9 +61,10 @@ class Case:
 def read_windows(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """All windows of the files. Raises InputError that names file and line."""
     found: list[dict[str, Any]] = []
+    seen: dict[str, dict[str, Any]] = {}
     for path in paths:
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(str(path), f"cannot be read ({error})", "Give files of group windows, one JSON object a line.") from None
         for number, line in enumerate(text.split("\n"), 1):  # no splitlines: U+2028 may stand inside a string of JSON
@@ -70,12 +72,22 @@ def read_windows(paths: Sequence[Path]) -> list[dict[str, Any]]:
                 continue
             try:
                 window = json.loads(line)
-                window["id"], window["messages"], window["questions"]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                Window.model_validate(window)
+            except ValidationError as error:
+                first = error.errors()[0]
+                problem = f"not a group window ({'.'.join(map(str, first['loc']))}: {first['msg'].lower()})"
+                raise InputError(f"{path}:{number}", problem, "Each line needs id, messages and questions.") from None
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{path}:{number}", f"not a group window ({error})", "Each line needs id, messages and questions.") from None
+            if seen.setdefault(window["id"], window) != window:
+                raise InputError(f"{path}:{number}", f"another window has the id {window['id']!r} too", "Give each window an id of its own: what is measured is kept by it.")
             found.append(window)
     if len({fold_of(str(window["id"])) for window in found}) < 2:
-        raise InputError(", ".join(map(str, paths)), "too few authors", "Give windows of at least two authors: the prefix of an id, up to the dash, names its author.")
+        raise InputError(
+            ", ".join(map(str, paths)),
+            "too few authors",
+            "Give windows of at least two authors: the prefix of an id, up to the dash, names its author, whose number tells one of five folds: 1 and 6 share one.",
+        )
     return found
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from scripts.training.ranker import MOST_WRONG, choose_threshold
-from scripts.training.ranker_data import REPLY, author, cases, rewritten_right
+from core.errors import InputError
+from scripts.training.ranker import MOST_WRONG, choose_threshold, crossed
+from scripts.training.ranker_data import REPLY, author, cases, read_windows, rewritten_right
 from scripts.training.span_training import SpanSettings, plan
 
 
@@ -78,3 +81,33 @@ def test_equals_are_accepted_together() -> None:
     assert choose_threshold(confidence, right, np.ones(60), errors=0.0) == 0.9
     assert choose_threshold(confidence[:47], right[:47], np.ones(47), errors=0.0) == 0.5
     assert choose_threshold(np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0)) > 1.0
+
+
+def as_file(path: Path, *windows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in windows), encoding="utf-8-sig")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"messages": [{"sender": "A", "text": "它呢"}]}, r"messages\.0\.at"),
+        ({"questions": [{"indices": [4]}]}, r"questions\.0\.label"),
+        ({"questions": [{"indices": [9], "label": "no"}]}, "indices"),
+        ({"id": "t9-001", "questions": []}, "another window has the id 't9-001' too"),
+    ],
+)
+def test_a_window_that_cannot_be_used_is_named_before_anything_is_computed(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    good = window("它支持 int8 吗", "RK3588支持 int8 吗", [1])
+    others = [good, good | {"id": "t8-001"}]
+    assert len(read_windows([as_file(tmp_path / "good.jsonl", *others, good)])) == 3
+    with pytest.raises(InputError, match=rf"bad\.jsonl:3: .*{named}") as caught:
+        read_windows([as_file(tmp_path / "bad.jsonl", *others, good | {"id": "t8-002", **change})])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("gold", "antecedents", "named"), [("RK3588支持 int8 吗", [], "antecedent_indices"), (None, [1], "gold")])
+def test_windows_that_teach_nothing_are_one_line(gold: str | None, antecedents: list[int], named: str) -> None:
+    taught = window("它支持 int8 吗", gold, antecedents)
+    with pytest.raises(InputError, match=named):
+        crossed([taught | {"id": f"t{n}-001"} for n in (1, 2, 3)], seed=1)
