@@ -151,18 +151,18 @@ class Responder:
         # A question that needs what nobody could supply is not answered: an answer to the bare text would probably answer something else.
         asked = rewrite or (None if event.verdict.needs_resolution else question.text)
         said = rewrite if mode is ReplyMode.REWRITE else asked
-        refusal = await self._refusal(question, mode, said)
+        now = self._clock.now()  # what is given back is known by this very moment
+        refusal = await self._refusal(question, mode, said, now)
         if refusal is not None:
             self._count(refusal, question)
             return
         assert said is not None
         task = asyncio.create_task(self._persist(question, mode, said), name="answer")
         self._under_way[question.id] = (question, task)
-        task.add_done_callback(partial(self._done, question, self._clock.now()))  # also where it is cancelled before it has begun
+        task.add_done_callback(partial(self._done, question, now))  # also where it is cancelled before it has begun
 
-    async def _refusal(self, question: Question, mode: ReplyMode, said: str | None) -> Result | None:
-        """Why there is no reply, or None; then one reply of the hour's limits is taken."""
-        now = self._clock.now()
+    async def _refusal(self, question: Question, mode: ReplyMode, said: str | None, now: datetime) -> Result | None:
+        """Why there is no reply, or None; then one reply of the hour's limits is taken at ``now``."""
         if mode is ReplyMode.OFF or not self._works_in(question.conversation):
             return Result.SWITCHED_OFF
         if said is None or (mode is ReplyMode.ANSWER and self._answers is None):

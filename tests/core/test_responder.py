@@ -209,8 +209,17 @@ async def test_limits_by_group_and_by_member_hold_over_a_restart(tmp_path: Path,
         assert await scene.replied(await scene.ask(sender="u1")) is not None
 
 
-async def test_a_failed_answer_does_not_count_against_the_limits(tmp_path: Path, server: AnswerServer) -> None:
-    async with open_house(tmp_path / "d.db", reply=ReplyMode.ANSWER) as house:
+class RunningClock(ManualClock):
+    """As the machine's, it is later at each look."""
+
+    def now(self) -> datetime:
+        self._elapsed += 1e-6
+        return super().now()
+
+
+@pytest.mark.parametrize("clock", [ManualClock(), RunningClock()], ids=["still", "running"])
+async def test_a_failed_answer_does_not_count_against_the_limits(tmp_path: Path, server: AnswerServer, clock: ManualClock) -> None:
+    async with open_house(tmp_path / "d.db", clock, reply=ReplyMode.ANSWER) as house:
         scene = await open_scene(house, server, group_per_hour=1)
         server.status = 500
         await scene.ask(wait=False)
