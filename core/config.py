@@ -57,6 +57,12 @@ def _http_url(value: str) -> str:
     return value
 
 
+def _url_path(value: str) -> str:
+    if not re.fullmatch(r"/[^\s{}?#]*", value):
+        raise ValueError("expected the path of a URL that begins with /, such as /feishu/events")
+    return value
+
+
 def _cron(value: str) -> str:
     parse_crontab(value)
     return value
@@ -71,6 +77,7 @@ OptionalCron = Annotated[str, AfterValidator(_optional_cron)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 QuietHours = Annotated[tuple[time, time] | None, BeforeValidator(_quiet_hours)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
+UrlPath = Annotated[str, AfterValidator(_url_path)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 #: At most a year: what is longer is a typing error, and would overflow dates.
@@ -178,7 +185,7 @@ class FeishuSection(Section):
     encrypt_key: SecretStr = SecretStr("")
     verification_token: SecretStr = SecretStr("")
     listen: str = "127.0.0.1:9527"
-    path: str = "/feishu/events"
+    path: UrlPath = "/feishu/events"
     names_max_age_seconds: Seconds = 3600.0
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1_048_576
 

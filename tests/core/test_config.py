@@ -204,6 +204,8 @@ def test_unknown_key(tmp_path: Path) -> None:
         ("bot", "language", "fr"),
         ("bot", "timezone", "Asia/Shanghia"),
         ("bot", "timezone", "../etc/passwd"),
+        ("feishu", "path", "feishu/events"),
+        ("feishu", "path", "/feishu/{event"),
         ("web", "port", "70000"),
         ("web", "host", ""),
         ("wechat", "max_body_bytes", "1M"),
