@@ -146,8 +146,11 @@ def stored_among(dialect: str, *conditions: sa.ColumnElement[bool]) -> sa.Select
 def _address(url: str) -> URL:
     try:
         address = make_url(url)
-    except ArgumentError:
-        raise _misconfigured("[storage] url", "not a database URL", "Write sqlite:///FILE (four slashes for an absolute path) or postgresql://USER:PASSWORD@HOST/NAME") from None
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number, mostly a piece of a password
+        remedy = "Write sqlite:///FILE (four slashes for an absolute path) or postgresql://USER:PASSWORD@HOST/NAME, with %40 for an @ in the password"
+        raise _misconfigured("[storage] url", "not a database URL", remedy) from None
+    if "@" in (address.host or ""):  # the end of a password, which must be shown nowhere
+        raise _misconfigured("[storage] url", "two @ in it", "Write %40 for an @ in the password")
     driver = _DRIVERS.get(address.drivername)
     shown = address.render_as_string(hide_password=True)
     if driver is None:

@@ -106,6 +106,8 @@ async def test_a_closed_database_says_so(url: str) -> None:
         ("sqlite:///file:x.db?mode=ro&uri=true", "file: form"),
         ("mysql://root:hunter2@localhost/x", "no such kind"),
         ("doujie.db", "not a database URL"),
+        ("postgresql://doujie:p@ss:hunter2@localhost/x", "not a database URL"),
+        ("postgresql://doujie:p@hunter2@localhost/x", "%40"),
     ],
 )
 async def test_a_url_that_cannot_be_used_is_the_configs_fault(url: str, problem: str, tmp_path: Path) -> None:
