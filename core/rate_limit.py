@@ -43,11 +43,13 @@ class HourlyLimits:
             return 0
         while times and times[0] <= now - HOUR:
             times.popleft()
+        while times and times[-1] > now + HOUR:  # the clock was wrong, and was set right since
+            times.pop()
         return len(times)
 
     def _sweep(self, now: datetime) -> None:
         """Once an hour forget the keys that are quiet: members come and go."""
-        if self._swept is not None and now - self._swept < HOUR:
+        if self._swept is not None and abs(now - self._swept) < HOUR:
             return
         self._swept = now
         for key in list(self._times):

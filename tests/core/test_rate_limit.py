@@ -40,3 +40,17 @@ def test_quiet_keys_are_forgotten() -> None:
     limits.take(at(120), {"g": 1})
     assert [limits.count(at(120), number) for number in range(3)] == [0, 0, 0]
     assert len(limits) == 1
+
+
+def test_a_clock_that_was_a_day_ahead_silences_nobody_when_it_is_set_right() -> None:
+    limits = HourlyLimits()
+    assert limits.take(at(24 * 60), {"g": 1})
+    assert limits.take(at(0), {"g": 1})
+    assert not limits.take(at(1), {"g": 1})
+    assert limits.take(at(60), {"g": 1})
+
+
+def test_a_clock_that_is_set_back_a_little_gives_no_second_reply_and_silences_for_two_hours_at_most() -> None:
+    limits = HourlyLimits()
+    assert limits.take(at(30), {"g": 1})
+    assert [limits.take(at(minute), {"g": 1}) for minute in (0, 30, 90)] == [False, False, True]
