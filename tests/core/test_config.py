@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from core.answering import DEFAULT_SYSTEM_PROMPT
 from core.config import SECTIONS, Config, load_config
 from core.errors import ConfigError
 
@@ -59,6 +60,10 @@ def test_example_shows_the_defaults() -> None:
 
 def test_example_with_all_its_keys_uncommented_is_still_the_defaults(tmp_path: Path) -> None:
     assert load_config(written(tmp_path, uncommented()), {}).model_copy(update={"source": "defaults"}) == Config()
+
+
+def test_example_tells_what_an_empty_system_prompt_means() -> None:
+    assert DEFAULT_SYSTEM_PROMPT in EXAMPLE.read_text(encoding="utf-8")
 
 
 def test_only_empty_keys_are_commented_out() -> None:
