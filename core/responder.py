@@ -106,6 +106,7 @@ class Responder:
         self._slots = asyncio.Semaphore(ANSWERED_AT_ONCE)
         self._under_way: dict[str, tuple[Question, asyncio.Task[Result]]] = {}
         self._resting: set[str] = set()
+        self._stopped = False
         self._recalled: deque[tuple[ConversationKey, str]] = deque(maxlen=RECALLS_REMEMBERED)
         self.counts: Counter[Result] = Counter()
         bus.subscribe(QuestionResolved, self._on_resolved)
@@ -123,7 +124,8 @@ class Responder:
                 await self._bus.publish(QuestionResolved(entry.question, entry.verdict, entry.resolution))
 
     async def stop(self, timeout: float = 5.0) -> None:
-        """Give answers that are under way ``timeout`` seconds, then cancel them: the next run takes them up. Idempotent."""
+        """Give answers that are under way ``timeout`` seconds, then cancel them, and begin no others: the next run takes them up. Idempotent."""
+        self._stopped = True
         for identity in self._resting:
             self._under_way[identity][1].cancel()
         tasks = [task for _, task in self._under_way.values()]
@@ -146,6 +148,8 @@ class Responder:
         return len(self._under_way)
 
     async def _on_resolved(self, event: QuestionResolved) -> None:
+        if self._stopped:  # the pipeline goes on a little longer than its replies
+            return
         question, rewrite = event.question, event.resolution.rewrite if event.resolution else None
         mode = self._groups.reply_mode(question.conversation)
         # A question that needs what nobody could supply is not answered: an answer to the bare text would probably answer something else.

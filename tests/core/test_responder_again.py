@@ -141,3 +141,20 @@ async def test_stop_does_not_wait_for_another_attempt_which_the_next_run_makes(t
         assert await scene.replied(question) is not None
         assert len(server.requests) == 2
         await scene.responder.stop()
+
+
+async def test_what_is_resolved_after_the_stop_is_answered_by_the_next_run_alone(tmp_path: Path, server: AnswerServer) -> None:
+    clock = ManualClock()
+    async with open_house(tmp_path / "d.db", clock, reply=ReplyMode.ANSWER) as house:
+        scene = await open_scene(house, server)
+        question = await resolved_in_an_earlier_run(house, 1)
+        await scene.responder.stop()
+        await scene.publish(question, wait=False)
+        assert (scene.responder.waiting, server.requests) == (0, [])
+    async with open_house(tmp_path / "d.db", clock, reply=ReplyMode.ANSWER) as house:
+        scene = await open_scene(house, server)
+        await scene.responder.take_up(house.log, ["feishu"])
+        await house.bus.drain()
+        await scene.responder.drain()
+        assert await scene.replied(question) is not None
+        await scene.responder.stop()
