@@ -51,6 +51,8 @@ class Action(StrEnum):
 
 HELPS_ADMINS = frozenset({Action.HELP})
 """Actions for everybody whose answer is another one for admins."""
+ERASING = frozenset({Action.FORGET, Action.OPT_OUT})
+"""Heard in every group: what is stored of a member is from when the group was allowed, or from another one."""
 FOR_EVERYBODY = frozenset({Action.HELP, Action.FORGET, Action.OPT_OUT, Action.OPT_IN, Action.WRONG, Action.UNKNOWN})
 
 
@@ -147,7 +149,7 @@ class CommandHandler:
         try:
             # In a group that the bot does not work in, an owner's wish does not make it speak.
             admin = self._is_named(message) or (allowed and await self._leads_the_group(message, command))
-            if (allowed or admin) and not await self._replies.known(key):
+            if (allowed or admin or command.action in ERASING) and not await self._replies.known(key):
                 await self._carry_out(message, command, key, admin=admin, allowed=allowed)
         except Exception:  # whatever failed: the command comes again, perhaps under another id
             self._heard.remove(message)
@@ -175,7 +177,7 @@ class CommandHandler:
         if not admin and not self._within_limit(message, command):
             log.info("command_ignored", platform=message.platform, group=message.chat_id, action=command.action, reason="too many commands of one member")
             return
-        text = await self._answer(message, command, admin) if allowed else self._texts["not_allowed"].format(group=message.chat_id)
+        text = await self._answer(message, command, admin) if allowed or command.action in ERASING else self._texts["not_allowed"].format(group=message.chat_id)
         await self._replies.enqueue(OutgoingReply(message.conversation, text, key, reply_to=message.message_id))
         log.info("command", platform=message.platform, group=message.chat_id, sender_id=message.sender_id, action=command.action, admin=admin)
 

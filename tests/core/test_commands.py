@@ -221,6 +221,17 @@ async def test_in_a_group_that_is_not_allowed_only_an_admin_is_told_its_id(house
     assert await house.say(2, "/dj on", chat="g9", sender="boss") == "豆解没有记录本群。要启用，请把群 id 加入配置 [bot] groups：g9"
 
 
+@pytest.mark.parametrize("wish", ["/dj forget me", "/dj opt out"])
+async def test_who_wants_to_be_forgotten_is_heard_in_a_group_that_is_allowed_no_more(tmp_path: Path, wish: str) -> None:
+    async with open_house(tmp_path / "d.db") as house:
+        await house.say(1, "我住在三号楼")
+        await house.say(2, "你好", sender="u2")
+    async with open_house(tmp_path / "d.db", allowed=()) as house:
+        assert "1 条" in await house.say(3, wish)
+        assert await house.texts() == ["你好"]
+        assert house.consent.opted_out("feishu", "u1") is (wish == "/dj opt out")
+
+
 async def test_stats_count_this_group(house: House) -> None:
     await house.say(1, "大家好")
     await house.say(2, "别的群", chat="g2")
