@@ -41,6 +41,8 @@ STORAGE_PAUSE_SECONDS = 5.0
 UNFETCHED_CHECK_SECONDS = 60.0
 LONGEST_BACKOFF_SECONDS = 300.0
 MOST_UNCONFIRMED = 2
+PATIENCE = 60
+"""A reply that has waited so many seconds waits a second more at least: a notice, which waits for days while there is no connection, is not tried every second."""
 
 _UNCONFIRMED = re.compile(r"\[unconfirmed (\d+)\]$")
 
@@ -291,6 +293,7 @@ class Delivery:
             return Outcome.REFUSED
         # Where some attempts are in doubt these alone count: those while there was no connection say nothing of how busy the platform is.
         after = timedelta(seconds=error.retry_after) if error.retry_after is not None else _backoff(unconfirmed or claimed.attempts)
+        after = max(after, min((self._clock.now() - claimed.created_at) / PATIENCE, timedelta(seconds=LONGEST_BACKOFF_SECONDS)))
         await self._outbox.retry(key, _marked(error.problem, unconfirmed), after)
         log.info("reply_retried", platform=platform, key=key, attempt=claimed.attempts, after_seconds=after.total_seconds(), problem=error.problem)
         return Outcome.RETRIED

@@ -184,6 +184,20 @@ async def test_after_a_long_time_without_a_connection_a_time_out_is_tried_again_
         assert house.clock.now() - refused < timedelta(seconds=30)
 
 
+async def test_a_notice_that_waits_hours_for_a_connection_fills_no_log(tmp_path: Path) -> None:
+    adapter = RecordingAdapter(idempotent=False)
+    async with open_house(tmp_path / "d.db", adapter=adapter) as house:
+        await house.delivery.enqueue(reply("notice:g1"))
+        await house.clock.advance(6 * 3600)
+        adapter.failures = [SendError("feishu", "no connection", retry_after=1.0)] * 100
+        retried = house.clock.now()
+        await house.delivery.start()
+        await eventually(lambda: house.delivery.counts["feishu"][Outcome.RETRIED] == 5, tick=lambda: house.clock.advance(1))
+        assert house.clock.now() - retried >= timedelta(minutes=15)
+        adapter.failures = []
+        await eventually(lambda: adapter.sent, tick=lambda: house.clock.advance(10))
+
+
 async def test_two_time_outs_are_the_end_where_each_may_have_reached_the_group(tmp_path: Path) -> None:
     adapter = RecordingAdapter(idempotent=False)
     adapter.failures = [SendError("feishu", "busy", retry_after=1.0), SendError("feishu", "no answer within 30 s"), SendError("feishu", "no answer within 30 s")]
