@@ -8,7 +8,8 @@ questions that wait together are judged together.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ import structlog
 from core.bus import EventBus
 from core.clock import Clock, SystemClock
 from core.context import ConversationMemory
-from core.errors import BackendError
+from core.errors import BackendError, StorageError
 from core.events import MessageRecalled, MessageStored, QuestionAsked, QuestionJudged, QuestionResolved, UtteranceClosed
 from core.gates.limits import PromptTooLongError
 from core.merger import Merger
@@ -33,7 +34,9 @@ T = TypeVar("T")
 LONGEST_NAP = 60.0
 """Seconds after which the merge timer looks at the time again: a machine that starts with a wrong time is set right while it sleeps."""
 STORAGE_PAUSE = 5.0
-"""Seconds after which a database that failed is asked again for what an earlier run left."""
+"""Seconds after which a database that failed is asked again."""
+RECORD_ATTEMPTS = 60
+"""After so many failures what cannot be recorded is left to the next start."""
 
 
 @dataclass(slots=True)
@@ -244,7 +247,10 @@ class Pipeline:
     async def _record_waiting(self) -> None:
         while True:
             batch = await _take(self._to_record, self.settings.record_together)
-            await self._guarded("storage", partial(self._record, batch))
+            for _ in range(RECORD_ATTEMPTS):
+                if await self._guarded("storage", partial(self._record, batch)):
+                    break
+                await self._clock.sleep(STORAGE_PAUSE)
             for _ in batch:
                 self._to_record.task_done()
 
@@ -272,8 +278,9 @@ class Pipeline:
 
     async def _judge(self, batch: Sequence[Question]) -> None:
         assert self.gate is not None
-        for question, verdict in zip(batch, await self.gate.judge(batch), strict=True):
-            await self.questions.judged(question.id, verdict)
+        for position, (question, verdict) in enumerate(zip(batch, await self.gate.judge(batch), strict=True)):
+            with self._again_if_not_stored(batch[position:]):
+                await self.questions.judged(question.id, verdict)
             self.counts.judged += 1
             self.bus.publish_result(QuestionJudged(question, verdict))
             if not verdict.needs_resolution:
@@ -298,14 +305,25 @@ class Pipeline:
         except PromptTooLongError as error:  # it would be so every time
             log.warning("question_too_long", backend=error.backend, problem=error.problem, effect="it goes on unresolved")
             resolution = Resolution(None, None, 0.0, error.backend, "", RefusalReason.BACKEND_FAILED)
-        resolution = await self.questions.resolved(question.id, resolution, question.context)
+        with self._again_if_not_stored([question]):
+            resolution = await self.questions.resolved(question.id, resolution, question.context)
         if resolution.rewrite is not None:
             self.counts.resolved += 1
         self.bus.publish_result(QuestionResolved(question, verdict, resolution))
 
-    async def _guarded(self, stage: str, work: Callable[[], Awaitable[None]], of: Sequence[Question] = ()) -> None:
+    @contextmanager
+    def _again_if_not_stored(self, questions: Sequence[Question]) -> Iterator[None]:
+        """Take ``questions`` up again after a while where the database fails. No others of their batch: those are through, or wait in a queue."""
+        try:
+            yield
+        except StorageError:
+            for question in questions:
+                self._retries.failed(question.id, None)
+            raise
+
+    async def _guarded(self, stage: str, work: Callable[[], Awaitable[None]], of: Sequence[Question] = ()) -> bool:
         """A failing model or database must not end the worker: the questions that it was busy with stay unfinished in the log. Those ``of`` a failing model are taken up again when
-        it may be asked again, the others by the next start.
+        it may be asked again; what another fault kept from its end is taken up by the next start. Returns False when the database failed.
         """
         try:
             await work()
@@ -314,6 +332,10 @@ class Pipeline:
             log.warning("backend_failed", stage=stage, backend=error.backend, problem=error.problem, questions=len(of))
             for question in of:
                 self._retries.failed(question.id, error.retry_after)
+        except StorageError as error:
+            self.counts.backend_failures += 1
+            log.error("stage_failed", stage=stage, error=type(error).__name__, problem=error.problem, remedy=error.remedy)
+            return False
         except Exception as error:  # whatever a stage raises must not end its worker
             self.counts.backend_failures += 1
             log.error("stage_failed", stage=stage, error=type(error).__name__)
@@ -321,12 +343,15 @@ class Pipeline:
         else:
             for question in of:
                 self._retries.succeeded(question.id)
+        return True
 
     async def _retry_failed(self) -> None:
         """Give questions whose model failed back to the queues, as they stand in the log by then: what was recalled meanwhile is not among them."""
         while True:
             due = await self._retries.next()
-            await self._guarded("storage", partial(self._retry, due))
+            if not await self._guarded("storage", partial(self._retry, due)):
+                for identity in due:
+                    self._retries.failed(identity, STORAGE_PAUSE)
 
     async def _retry(self, due: set[str]) -> None:
         # Only those that failed: whatever else is unfinished waits in a queue already, and would be judged twice.

@@ -206,6 +206,25 @@ async def test_a_database_that_fails_for_a_moment_leaves_nothing_of_the_backlog_
     await second.stop()
 
 
+@pytest.mark.parametrize("steps", [("record_many",) * 3, ("judged",), ("judged", "unfinished"), ("resolved",)])
+async def test_a_database_that_fails_for_a_moment_keeps_no_question_until_the_next_start(database: Database, monkeypatch: pytest.MonkeyPatch, steps: tuple[str, ...]) -> None:
+    clock = ManualClock(START)
+    run = await make(database, RuleGate(), clock)
+    for step in steps:
+        working = getattr(run.log, step)
+
+        async def busy(*args: Any, step: str = step, working: Callable[..., Awaitable[Any]] = working) -> Any:
+            monkeypatch.setattr(run.log, step, working)
+            raise StorageError("doujie.db", "is busy", "wait")
+
+        monkeypatch.setattr(run.log, step, busy)
+    await run.say(said(1, "a", "ncnn 很快", 0), said(2, "b", "它支持 int8 吗？", 1), said(3, "c", "它能上手机吗？", 2))
+    await eventually(lambda: len(run.resolved) == 2, tick=lambda: clock.advance(5))
+    assert sorted(event.question.id for event in run.resolved) == ["test:g:m2", "test:g:m3"]
+    assert [row.resolution is not None async for row in run.log.export_rows()] == [True, True]
+    await run.stop()
+
+
 async def test_a_start_takes_up_the_open_work_of_its_own_platforms_alone(database: Database) -> None:
     """Two processes may share a database: one of them is restarted while the other is in the midst of its work."""
     first = await make(database, None)
