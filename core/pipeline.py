@@ -197,7 +197,10 @@ class Pipeline:
     # --- merging
 
     async def _on_message(self, event: MessageStored) -> None:
-        await self._memory.add(event.message)
+        try:
+            await self._memory.add(event.message)
+        except StorageError as error:  # the conversation's next message reads this one too
+            log.error("context_not_read", problem=error.problem, remedy=error.remedy)
         for utterance in self.merger.add(event.message):
             await self._publish_utterance(utterance)
         self._timer_wake.set()

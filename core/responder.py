@@ -175,7 +175,7 @@ class Responder:
             return Result.WITHDRAWN
         if (passed := self._passed(question, mode)) is not None:
             return passed
-        if question.id in self._under_way or await self._replies.known(_key(question)):
+        if question.id in self._under_way or await self._is_queued(question):
             return Result.ALREADY_REPLIED
         if mode is ReplyMode.ANSWER and len(self._under_way) >= MOST_WAITING:
             return Result.BUSY
@@ -183,6 +183,13 @@ class Responder:
         if not self._limits.take(now, {group: self._rules.group_per_hour, member: self._rules.member_per_hour}):
             return Result.LIMITED
         return None
+
+    async def _is_queued(self, question: Question) -> bool:
+        try:
+            return await self._replies.known(_key(question))
+        except StorageError as error:  # this saves an answer: a reply is queued once all the same
+            log.error("reply_not_looked_up", problem=error.problem, remedy=error.remedy, question=question.id)
+            return False
 
     def _works_in(self, conversation: ConversationKey) -> bool:
         """An earlier run may have worked in groups that the config does not name any more."""

@@ -225,6 +225,22 @@ async def test_a_database_that_fails_for_a_moment_keeps_no_question_until_the_ne
     await run.stop()
 
 
+async def test_a_database_that_cannot_be_read_for_a_moment_keeps_no_message_from_being_merged(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = await make(database, RuleGate())
+    reading = run.inbox.history
+
+    async def busy(message: Message, limit: int) -> list[Message]:
+        monkeypatch.setattr(run.inbox, "history", reading)
+        raise StorageError("doujie.db", "cannot be reached", "start the server")
+
+    monkeypatch.setattr(run.inbox, "history", busy)
+    await run.say(said(1, "a", "ncnn 很快", 0), said(2, "b", "它支持 int8 吗？", 1))
+    await run.pipeline.flush()
+    assert [event.resolution.rewrite for event in run.resolved if event.resolution] == ["ncnn支持 int8 吗？"]
+    assert (await run.inbox.unmerged()).messages == ()
+    await run.stop()
+
+
 async def test_a_start_takes_up_the_open_work_of_its_own_platforms_alone(database: Database) -> None:
     """Two processes may share a database: one of them is restarted while the other is in the midst of its work."""
     first = await make(database, None)

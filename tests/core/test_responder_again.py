@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from core.errors import StorageError
 from core.groups import ReplyMode
 from core.ports import OutgoingReply
 from core.responder import Result
@@ -158,3 +159,16 @@ async def test_what_is_resolved_after_the_stop_is_answered_by_the_next_run_alone
         await scene.responder.drain()
         assert await scene.replied(question) is not None
         await scene.responder.stop()
+
+
+async def test_a_database_that_cannot_be_read_for_a_moment_costs_no_reply(tmp_path: Path, server: AnswerServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_house(tmp_path / "d.db", reply=ReplyMode.REWRITE) as house:
+        scene = await open_scene(house, server)
+        reading = house.delivery.known
+
+        async def busy(key: str) -> bool:
+            monkeypatch.setattr(house.delivery, "known", reading)
+            raise StorageError("doujie.db", "cannot be reached", "start the server")
+
+        monkeypatch.setattr(house.delivery, "known", busy)
+        assert await scene.replied(await scene.ask()) is not None
