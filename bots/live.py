@@ -82,6 +82,8 @@ async def live(config: Config, platforms: Sequence[str], stop: asyncio.Event | N
         await _start_jobs(config, spine, clock, stack)
         if not config.bot.groups:
             log.warning("no_groups", remedy="[bot] groups is empty: nothing is collected. Groups that are heard are named here; add their ids.")
+        if config.bot.reply == "answer" and not config.answer.base_url:
+            log.warning("no_answers", remedy="[bot] reply = answer, but nobody answers: set [answer] base_url, or [bot] reply to rewrite or off.")
         _settle_memory()
         await stop.wait()
         log.info("stopping")

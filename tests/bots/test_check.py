@@ -1,14 +1,18 @@
-"""``--check``: what the periodic jobs would use, or miss."""
+"""``--check``: what the periodic jobs would use, or miss; and what a bot says that was started without it."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from bots.checks import check
 from bots.commandline import check_spine
+from bots.live import live
 from core.config import load_config
+from tests.bots.live_bot import rule_models
 
 
 async def checked(folder: Path, capsys: pytest.CaptureFixture[str], **relabel: object) -> tuple[bool, list[str]]:
@@ -45,3 +49,18 @@ async def test_answers_that_nobody_gives_are_told(tmp_path: Path, capsys: pytest
     assert await check(load_config(path, {}), []) == 2
     (failure,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")]
     assert missing in failure
+
+
+@pytest.mark.parametrize(("base_url", "told"), [("", 1), ("http://127.0.0.1:8000/v1", 0)])
+async def test_a_bot_that_is_to_answer_and_cannot_says_so_at_its_start(tmp_path: Path, base_url: str, told: int) -> None:
+    answer = {"base_url": base_url, "model": "qwen"}
+    config = load_config(
+        None, {}, bot={"reply": "answer"}, storage={"url": f"sqlite:///{tmp_path}/d.db"}, wechat={"provider": "android", "listen": "127.0.0.1:0", "secret": "s" * 24}, answer=answer
+    )
+    stop = asyncio.Event()
+    stop.set()
+    with capture_logs() as logs:
+        assert await live(config, ["wechat"], stop, models=rule_models()) == 0
+    remedies = [entry["remedy"] for entry in logs if entry["event"] == "no_answers" and entry["log_level"] == "warning"]
+    assert len(remedies) == told
+    assert all("[answer] base_url" in remedy for remedy in remedies)
