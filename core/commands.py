@@ -215,6 +215,7 @@ class CommandHandler:
             case Action.FORGET:
                 return texts["forgotten"].format(count=await self._consent.forget(message.platform, message.sender_id))
             case Action.OPT_OUT:
+                self._consent.heard(message)
                 return texts["opted_out"].format(count=await self._consent.opt_out(message.platform, message.sender_id))
             case Action.OPT_IN:
                 await self._consent.opt_in(message.platform, message.sender_id)

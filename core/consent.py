@@ -8,6 +8,7 @@ from typing import Protocol
 
 import structlog
 
+from core.antecedents import split_quote
 from core.bus import EventBus
 from core.clock import Clock
 from core.context import HORIZON
@@ -40,6 +41,7 @@ class Consent:
     def __init__(self, store: MemberStore, inbox: Inbox, bus: EventBus, clock: Clock) -> None:
         self._store, self._inbox, self._bus, self._clock = store, inbox, bus, clock
         self._opted_out: set[tuple[str, str]] = set()
+        self._names: dict[tuple[str, str], set[str]] = {}
         self._conversations: set[ConversationKey] = set()
         bus.subscribe(MessageStored, self._on_message)
 
@@ -50,12 +52,23 @@ class Consent:
     def allows(self, message: Message) -> bool:
         return not self._opted_out or (message.platform, message.sender_id) not in self._opted_out
 
+    def heard(self, message: Message) -> None:
+        """Remember, as long as this process lives, the name of a member who opted out: quotations as text tell no id."""
+        self._names.setdefault((message.platform, message.sender_id), set()).add(message.shown_name)
+
     def without_refusers(self, message: Message) -> Message:
-        """``message`` without the ids of members who opted out among its mentions."""
-        if not self._opted_out or not message.mentions:
+        """``message`` without the ids of members who opted out among its mentions, and without their words where it quotes them as text."""
+        if not self._opted_out:
             return message
         kept = tuple(mention for mention in message.mentions if (message.platform, mention) not in self._opted_out)
-        return message if kept == message.mentions else replace(message, mentions=kept)
+        text = message.text
+        if text.startswith("「"):
+            quoted, _, own = split_quote(text)
+            text = own if quoted and self._is_refuser(message.platform, quoted) else text
+        return message if (kept, text) == (message.mentions, message.text) else replace(message, mentions=kept, text=text)
+
+    def _is_refuser(self, platform: str, name: str) -> bool:
+        return any(where == platform and name in {sender_id, *self._names.get((where, sender_id), ())} for where, sender_id in self._opted_out)
 
     def opted_out(self, platform: str, sender_id: str) -> bool:
         return (platform, sender_id) in self._opted_out

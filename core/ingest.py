@@ -192,6 +192,7 @@ class Ingest:
         if not self._groups.enabled(message.conversation):
             return DropReason.SWITCHED_OFF
         if not self._consent.allows(message):
+            self._consent.heard(message)
             return DropReason.OPTED_OUT
         return None
 

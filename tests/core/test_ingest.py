@@ -89,6 +89,21 @@ async def test_who_opted_out_is_not_stored_as_one_whom_others_mention(house: Hou
     assert [event.message.mentions for event in house.stored] == [("u-bo",), ()]
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_words_of_who_opted_out_are_not_stored_where_others_quote_them_as_text(tmp_path: Path, restarted: bool) -> None:
+    said = "「{}：我住在三号楼」\n- - - - - - - - - - - - - - -\n离地铁近吗？"
+    async with open_house(tmp_path / "d.db") as house:
+        await house.say(1, "/dj opt out", sender="u-shy")
+        if not restarted:
+            await house.say(2, said.format("名字u-shy"))
+            assert await house.texts() == ["离地铁近吗？"]
+    async with open_house(tmp_path / "d.db") as house:
+        await house.say(3, "我住在三号楼", sender="u-shy")
+        for number, quoted in enumerate(("名字u-shy", "u-shy", "名字u9"), 4):
+            await house.say(number, said.format(quoted))
+        assert (await house.texts())[-3:] == ["离地铁近吗？", "离地铁近吗？", said.format("名字u9")]
+
+
 async def test_bulk_returns_how_many_were_new_and_carries_out_no_commands(house: House) -> None:
     batch = [house.message(1), house.message(2, "/dj off", sender="boss"), house.message(3), house.message(1)]
     assert await house.ingest.messages(batch) == 2
