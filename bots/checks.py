@@ -10,7 +10,7 @@ from bots.commandline import check_spine
 from bots.live import make_adapter
 from core.answering import make_answer_service
 from core.clock import SystemClock
-from core.config import Config
+from core.config import Config, as_entry
 from core.errors import ConfigError, DoujieError
 from storage.engine import open_database
 from storage.inbox import SqlInbox
@@ -70,7 +70,7 @@ async def groups(config: Config, platforms: Sequence[str]) -> int:
             print(f"note  {platform}: no groups are listed here. Start the bot and write to a group: the log names each group that is heard, with its id.")
         for chat_id, name in listed:
             mark = "collected    " if {chat_id, f"{platform}:{chat_id}"} & set(config.bot.groups) else "not collected"
-            print(f"group {platform}: {mark} {chat_id}  {name}")
+            print(f"group {platform}: {mark} {as_entry(chat_id)}  {name}")
     return code
 
 

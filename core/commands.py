@@ -18,6 +18,7 @@ import structlog
 from core.antecedents import split_quote
 from core.clock import Clock, SystemClock
 from core.command_texts import TEXTS
+from core.config import as_entry
 from core.consent import Consent
 from core.delivery import ReplyQueue
 from core.groups import Complaints, Groups, ReplyMode, Statistics
@@ -177,7 +178,7 @@ class CommandHandler:
         if not admin and not self._within_limit(message, command):
             log.info("command_ignored", platform=message.platform, group=message.chat_id, action=command.action, reason="too many commands of one member")
             return
-        text = await self._answer(message, command, admin) if allowed or command.action in ERASING else self._texts["not_allowed"].format(group=message.chat_id)
+        text = await self._answer(message, command, admin) if allowed or command.action in ERASING else self._texts["not_allowed"].format(group=as_entry(message.chat_id))
         await self._replies.enqueue(OutgoingReply(message.conversation, text, key, reply_to=message.message_id))
         log.info("command", platform=message.platform, group=message.chat_id, sender_id=message.sender_id, action=command.action, admin=admin)
 

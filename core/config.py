@@ -24,10 +24,18 @@ from core.errors import ConfigError
 ENVIRONMENT_PREFIX = "DOUJIE_"
 
 
+_PART = re.compile(r'[^\S\n]*(?:"([^"\n]*)"|([^,，\n]*))[^\S\n]*(?:[,，\n]|$)')
+
+
 def _split(value: object) -> object:
     if isinstance(value, str):
-        return tuple(part.strip() for part in re.split(r"[,，\n]", value) if part.strip())
+        return tuple(part.strip() for match in _PART.finditer(value) if (part := match[1] or match[2] or "").strip())
     return value
+
+
+def as_entry(entry: str) -> str:
+    """``entry`` as it has to be written into a list of the config."""
+    return f'"{entry}"' if re.search("[,，]", entry) else entry
 
 
 def _quiet_hours(value: object) -> object:

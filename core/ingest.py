@@ -14,6 +14,7 @@ import structlog
 from core.bus import EventBus
 from core.clock import Clock, SystemClock
 from core.commands import Command, parse_command
+from core.config import as_entry
 from core.consent import Consent
 from core.delivery import NOTICE_PREFIX, ReplyQueue
 from core.events import MessageRecalled, MessageStored
@@ -201,7 +202,7 @@ class Ingest:
             return True
         if conversation not in self._refused_groups:
             self._refused_groups.add(conversation)
-            remedy = f"to collect it, add {conversation.chat_id} to [bot] groups"
+            remedy = f"to collect it, add {as_entry(conversation.chat_id)} to [bot] groups"
             log.warning("group_not_collected", platform=conversation.platform, group=conversation.chat_id, name=name, remedy=remedy)
         return False
 

@@ -110,6 +110,8 @@ def test_percent_signs_and_further_lines_are_kept(tmp_path: Path) -> None:
         ("部署群，标注群", ("部署群", "标注群")),
         (",a,,", ("a",)),
         ("\n  a\n  b", ("a", "b")),
+        ('"算法，部署交流群", ncnn, "a,b"', ("算法，部署交流群", "ncnn", "a,b")),
+        ('装了"板子"的群, "半个', ('装了"板子"的群', '"半个')),
         ("", ()),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
 
+from core.config import load_config
 from core.errors import StorageError
 from core.groups import Groups
 from core.ingest import DropReason, Ingest
@@ -45,6 +46,17 @@ async def test_without_groups_nothing_is_collected_and_the_log_tells_once_how_to
         assert await house.inbox.count() == 0
         assert house.stored == []
         assert house.ingest.counts["feishu"].dropped[DropReason.GROUP_NOT_ALLOWED] == 3
+
+
+async def test_what_the_log_says_to_add_collects_a_group_whose_name_holds_a_comma(tmp_path: Path) -> None:
+    async with open_house(tmp_path / "d.db", allowed=()) as house:
+        with capture_logs() as logs:
+            await house.say(1, chat="算法，部署交流群")
+    (remedy,) = [entry["remedy"] for entry in logs if entry["event"] == "group_not_collected"]
+    added = remedy.removeprefix("to collect it, add ").removesuffix(" to [bot] groups")
+    async with open_house(tmp_path / "d.db", allowed=load_config(None, {}, bot={"groups": f"oc_1, {added}"}).bot.groups) as house:
+        await house.say(2, chat="算法，部署交流群")
+        assert await house.texts("算法，部署交流群") == ["消息 2"]
 
 
 async def test_adapters_are_told_which_groups_are_collected(house: House) -> None:
