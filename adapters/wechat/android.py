@@ -15,7 +15,7 @@ from typing import Any
 
 from adapters.wechat.callbacks import BadCallbackError, Respond
 from adapters.wechat.gateway import GatewayAdapter
-from adapters.wechat.payloads import PLATFORM, shown_text
+from adapters.wechat.payloads import PLATFORM, shown_text, without_mention
 from adapters.wechat.recent import Recent
 from core.clock import Clock
 from core.config import WechatSection
@@ -102,12 +102,13 @@ class AndroidAdapter(GatewayAdapter):
     def _message(self, query: Query) -> Message:
         message_id, first_seen = self._identify(query)
         kind = MessageKind.IMAGE if query.kind == "image" else MessageKind.TEXT
+        content = without_mention(query.content, [self._config.wcid], mentioned=True)  # no more is told of a mention than its text
         return Message(
             platform=PLATFORM,
             chat_id=query.group,
             message_id=message_id,
             sender_id=query.user,
-            text=shown_text(kind, query.content).strip(),
+            text=shown_text(kind, content).strip(),
             sent_at=first_seen,
             chat_name=query.group,
             sender_name=query.user,

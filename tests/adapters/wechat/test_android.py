@@ -21,9 +21,9 @@ GROUP = "茴香豆（大暑群）"
 
 
 class Phone:
-    def __init__(self) -> None:
+    def __init__(self, wcid: str = "豆解") -> None:
         self.clock, self.sink = ManualClock(), RecordingSink()
-        self.adapter = AndroidAdapter(WechatSection(provider="android", listen="127.0.0.1:0", secret="s", wcid="豆解"), self.clock)
+        self.adapter = AndroidAdapter(WechatSection(provider="android", listen="127.0.0.1:0", secret="s", wcid=wcid), self.clock)
 
     async def post(self, kind: str, content: str | None = None, *, query_id: str = "q", group: str = GROUP, user: str = "tpoisonooo", status: int = 200) -> Any:
         query = {"type": kind} if content is None else {"type": kind, "content": content}
@@ -58,6 +58,16 @@ async def test_text_and_image_become_messages(phone: Phone) -> None:
     assert (text.chat_id, text.chat_name, text.sender_id, text.sender_name, text.text) == (GROUP, GROUP, "tpoisonooo", "tpoisonooo", "你好，请问如何安装 mmpose ?")
     assert text.sent_at == phone.clock.now()
     assert (image.kind, image.text) == (MessageKind.IMAGE, "[图片]")
+
+
+@pytest.mark.parametrize("wcid", ["豆解", "Dou Jie 机器人"])
+async def test_the_bots_own_mention_is_no_part_of_the_text_and_others_are(wcid: str) -> None:
+    phone = Phone(wcid)
+    await phone.adapter.start(phone.sink)
+    for text in (f"@{wcid}\u2005怎么部署？", f"@{wcid} /dj 关", f"@老周\u2005问 @{wcid}", f"@{wcid}们\u2005在吗"):
+        await phone.say(text)
+    assert [message.text for message in phone.sink.messages] == ["怎么部署？", "/dj 关", "@老周 问", f"@{wcid}们 在吗"]
+    await phone.adapter.stop()
 
 
 async def test_poll_answers_waiting_replies_once_with_their_request(phone: Phone) -> None:
