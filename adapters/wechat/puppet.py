@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -200,7 +201,7 @@ def endpoint_of(config: WechatSection) -> tuple[str, int]:
     """Host and port of the puppet service. Raises ConfigError."""
     address = config.endpoint.removeprefix("http://").removeprefix("grpc://").rstrip("/")
     host, separator, port = address.rpartition(":")
-    if not separator or not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not separator or not host or re.search(r"[/\s]", host) or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         remedy = "Give host:port of your wechaty puppet service, for example 127.0.0.1:8788."
         raise ConfigError("wechat", "endpoint", config.endpoint, "is not host:port", remedy)
     return host.strip("[]"), int(port)

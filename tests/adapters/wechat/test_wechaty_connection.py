@@ -203,7 +203,7 @@ class TestConnection:
         assert shown.count("https://wechaty.js.org/qrcode/http%3A%2F%2Fweixin.qq.com%2Fx%2FAbC%3D") == 1
         assert shown.count("█") > 100
 
-    @pytest.mark.parametrize("endpoint", ["", "localhost", "host:", ":80", "host:99999", "host:x"])
+    @pytest.mark.parametrize("endpoint", ["", "localhost", "host:", ":80", "host:99999", "host:x", "host:²", "https://127.0.0.1:1", "127.0.0.1:1/path:1"])
     async def test_bad_endpoint_is_a_config_error(self, endpoint: str) -> None:
         with pytest.raises(ConfigError, match="endpoint"):
             await WechatyAdapter(WechatSection(endpoint=endpoint), ManualClock()).start(RecordingSink())
