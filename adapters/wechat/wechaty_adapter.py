@@ -322,7 +322,8 @@ class WechatyAdapter:
     async def _message(self, raw: RawMessage, sink: MessageSink) -> Message:
         collected = sink.collects(ConversationKey(PLATFORM, raw.room_id))
         kind, content, reply_to = kind_of(raw.type), raw.text, None
-        if (quote := quote_in(content)) is not None:
+        # What a member has typed may speak of a quotation without being one.
+        if (kind is not MessageKind.TEXT or "<appmsg" in content) and (quote := quote_in(content)) is not None:
             kind, content, reply_to = MessageKind.TEXT, quote.text, quote.quoted_id
         if kind is MessageKind.TEXT:
             mentioned = self._self_id in raw.mention_ids

@@ -191,6 +191,12 @@ class TestMessages:
         assert await bench.text_of("m1") == "怎么把它部署到 TX2？"
         assert (bench.sink.messages[0].reply_to, bench.sink.messages[0].kind) == ("46006508", MessageKind.TEXT)
 
+    async def test_talk_of_quotations_keeps_its_words(self, bench: Bench) -> None:
+        said = "日志里的 <refermsg><svrid>46006508</svrid></refermsg> 怎么解析？"
+        bench.server.message("m1", said, kind=7)
+        assert await bench.text_of("m1") == said
+        assert bench.sink.messages[0].reply_to is None
+
     async def test_bot_joins_and_leaves_rooms(self, bench: Bench) -> None:
         bench.server.event(19, {"roomId": "chat-1", "inviteeIdList": ["bob"], "inviterId": "alice", "timestamp": 1})
         bench.server.event(19, {"roomId": "chat-2", "inviteeIdList": [BOT], "inviterId": "alice", "timestamp": 1})
