@@ -94,6 +94,7 @@ def check(question: str, rewrite: str, allowed: Iterable[str]) -> Grounding:
     for tag, _, _, j1, j2 in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if tag != "equal":
             invented.extend(_invented(after[j1:j2], haystack))
+            invented.extend(_denying(after, j1, j2))
             quoted.update(_quoted_negations(after[j1:j2], haystack))
     asked, written = _QUOTE.sub("", question), _QUOTE.sub("", rewrite)
     denied, denies = _negations(asked), _negations(written)
@@ -184,6 +185,12 @@ def _quoted_negations(added: Sequence[str], haystack: str) -> Iterator[str]:
         for word in {left, right} & _NO_WORDS:
             if re.search(rf"(?<![{_LATIN}]){re.escape(left)}\s+{re.escape(right)}(?![{_LATIN}])", haystack):
                 yield word
+
+
+def _denying(after: Sequence[str], start: int, end: int) -> list[str]:
+    """The negation at the end of what was added, ``after[start:end]``, where it denies what the question says next: "它支持吗" made "鲲鹏不支持吗" by a line that says so."""
+    follows = end < len(after) and _HAN.fullmatch(after[end]) is not None
+    return [after[end - 1]] if follows and end - start > 1 and _NO_HAN.fullmatch(after[end - 1]) and _negations("".join(after[start : end + 1])) else []
 
 
 def _invented(added: Sequence[str], haystack: str) -> list[str]:

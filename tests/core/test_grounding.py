@@ -110,6 +110,11 @@ def judged(text: str, candidate: str, *lines: str) -> RefusalReason | None:
         ("does this not work on mac?", "does docker work on mac?", "docker", RefusalReason.LOST_WORDS),
         ("它能用吗", "docker 不能用吗", "docker 不错", RefusalReason.INVENTED),
         ("can it run?", "can't docker run?", "docker is great, don't worry", RefusalReason.INVENTED),
+        # nor when a line says the name and the no in one breath
+        ("它支持中文吗", "docker不支持中文吗", "docker不支持 AVX", RefusalReason.INVENTED),
+        ("它什么时候发布", "飞桨没什么时候发布", "飞桨没动静", RefusalReason.INVENTED),
+        ("它支持中文吗", "不锈钢表圈支持中文吗", "不锈钢表圈缺货", None),
+        ("有哪些支持中文的", "飞桨特别版有哪些支持中文的", "飞桨特别版", None),
         ("这不支持中文吗", "RapidOCR不支持中文吗", "RapidOCR", None),
         ("它多少钱", "不锈钢表圈多少钱", "不锈钢表圈缺货", None),
         ("那个特别版插件要钱吗", "RapidOCR要钱吗", "RapidOCR", None),
