@@ -34,7 +34,7 @@ _FREE_WORDS = frozenset([
 ])
 # fmt: on
 # Free to add, but not to lose: without it the question is another one.
-_KEPT = frozenset(["上", "中", "下", "里", "前", "后", "只", "when", "which", "who"])
+_KEPT = frozenset(["上", "中", "下", "里", "前", "后", "只", "哪", "when", "which", "who"])
 # What asks by a character that is free: "能不能商用" is no "不能商用".
 _CHOICE = re.compile(r"([能会是有对得让给用在])[不没]\1")
 # May refer, and be left out, but not become another one: "装之前" is no "装之后".

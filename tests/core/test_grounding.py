@@ -137,6 +137,8 @@ def test_a_no_is_neither_dropped_nor_added(text: str, candidate: str, line: str,
         ("它要放前面吗", "豆解要放后面吗"),
         ("when does it start", "does 豆解 start"),
         ("which port is it", "is 豆解 port"),
+        ("哪个支持离线", "豆解支持离线"),
+        ("那哪家好用", "豆解好用"),
     ],
 )
 def test_what_is_asked_is_not_turned_round(text: str, candidate: str) -> None:
