@@ -123,6 +123,12 @@ from core.grounding import check
         ("客户那边还认吗", "centos 7", "centos 7客户那边还认吗"),
         ("那边网速怎么样", "新机房", "新机房网速怎么样"),
         ("阿桐你那个能级联两只么", "eMeet M0", "阿桐eMeet M0能级联两只么"),
+        # what the asker has is not what is asked about, unless the question begins with it
+        ("会不会变砖啊，我这台刚过七天无理由", "dho804", "dho804会不会变砖啊，我这台刚过七天无理由"),
+        ("在我们那个板子上能跑吗", "yolov8", "yolov8在我们那个板子上能跑吗"),
+        ("内存吃多少，我这是 8G 的", "qwen 1.5b", "qwen 1.5b内存吃多少，我这是 8G 的"),
+        ("够用吗，我那张卡带得动它么", "qwen 1.5b", "够用吗，我那张卡带得动qwen 1.5b么"),
+        ("我这个能限制包大小么", "verdaccio", "我verdaccio能限制包大小么"),
         # "thing" names nothing, and "both of them" goes as a whole
         ("这个东西多少钱", "树莓派", "树莓派多少钱"),
         ("那个人是谁", "老李", "老李是谁"),
