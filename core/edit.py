@@ -35,6 +35,8 @@ _NO_CLASSIFIER: Final = r"台式|批处理|张量|个人版|个性化|款式|(?<
 _TIMES: Final = "月|星期|礼拜|小时|钟头|时候|(?<=[个这])(?:周末|季度|学期)|(?<=些)(?:天(?!气|线)|年|日子)"
 _ZH_DEMONSTRATIVE: Final = re.compile(rf"(?P<yours>{_YOURS})?(?:这|那)(?!{_NO_CLASSIFIER})(?:些|[{_NUMBER}]?[{_CLASSIFIER}])(?!{_TIMES})")
 _ZH_BARE: Final = re.compile(r"(?<![我咱])(?<![我咱]们)这(?=要|能|会(?!儿)|是|有|支持|需要|算|得|应该|跟|和|对|比|可以)")
+#: What ends a name or an example in quotation marks: "《豆解》那个项目", "“下雪”这种".
+_CLOSING: Final = ("」", "』", "》", "”", '"')
 #: Whose a thing is that the asker has: "我这台", "我们那个".
 _MINE: Final = re.compile(r"(?:[我咱]们?|我的)$")
 _ZH_NOUN: Final = re.compile(rf"(?<![我咱])(?<!我们)(?:{_YOURS}?这|{_YOURS}那)(?!{_TIMES})")
@@ -112,7 +114,8 @@ def _chinese_slot(body: str) -> Slot | None:
         keeps_thing = person["thing"] == "那个" and _noun_at(person.start(), person.end(), words)
         found.append((person.start(), person.start("thing") if keeps_thing else person.end(), ""))
     for match in _ZH_DEMONSTRATIVE.finditer(body):
-        says_itself = not (match["yours"] or "").startswith(("你", "您")) and match.start() > front and _follows_noun(match.start(), words)
+        named = _follows_noun(match.start(), words) or body[: match.start()].endswith(_CLOSING)
+        says_itself = not (match["yours"] or "").startswith(("你", "您")) and match.start() > front and named
         mine = _MINE.search(body[: match.start()])
         if _ends_classifier(body, match.end(), words) and not says_itself and not (mine and mine.start() > front):
             things = _THINGS if match.group()[-1] in "个些" else _THINGS - {"人"}

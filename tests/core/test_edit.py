@@ -123,6 +123,10 @@ from core.grounding import check
         ("客户那边还认吗", "centos 7", "centos 7客户那边还认吗"),
         ("那边网速怎么样", "新机房", "新机房网速怎么样"),
         ("阿桐你那个能级联两只么", "eMeet M0", "阿桐eMeet M0能级联两只么"),
+        # nor behind a name or an example in quotation marks
+        ("支持中文搜图吗，“下雪”这种", "chinese-clip", "chinese-clip支持中文搜图吗，“下雪”这种"),
+        ("《白鹿》那个项目结束没", "豆解", "豆解《白鹿》那个项目结束没"),
+        ("“蛋糕”你那个能认出来吗", "chinese-clip", "“蛋糕”chinese-clip能认出来吗"),
         # what the asker has is not what is asked about, unless the question begins with it
         ("会不会变砖啊，我这台刚过七天无理由", "dho804", "dho804会不会变砖啊，我这台刚过七天无理由"),
         ("在我们那个板子上能跑吗", "yolov8", "yolov8在我们那个板子上能跑吗"),
