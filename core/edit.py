@@ -94,7 +94,7 @@ def find_slot(question: str) -> Slot:
     _, _, body = split_quote(question)
     offset = len(question) - len(body)
     shown = _without_names(body)
-    chinese = len(_HAN.findall(shown)) >= 2
+    chinese = len(_HAN.findall(shown)) >= 2 or "它" in shown
     found = _chinese_slot(shown) if chinese else _english_slot(shown)
     slot = found or _front_slot(body)
     return Slot(slot.start + offset, slot.end + offset, slot.head, slot.possessive)

@@ -123,6 +123,9 @@ from core.grounding import check
         ("客户那边还认吗", "centos 7", "centos 7客户那边还认吗"),
         ("那边网速怎么样", "新机房", "新机房网速怎么样"),
         ("阿桐你那个能级联两只么", "eMeet M0", "阿桐eMeet M0能级联两只么"),
+        # a Chinese pronoun among English words
+        ("它 vs RTX 3060?", "A310", "A310 vs RTX 3060?"),
+        ("does 它 support int8?", "mmpose", "does mmpose support int8?"),
         # nor behind a name or an example in quotation marks
         ("支持中文搜图吗，“下雪”这种", "chinese-clip", "chinese-clip支持中文搜图吗，“下雪”这种"),
         ("《白鹿》那个项目结束没", "豆解", "豆解《白鹿》那个项目结束没"),
