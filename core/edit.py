@@ -75,6 +75,10 @@ _NO_NOUN: Final = re.compile(r"[怎啥没就]|本来|(.)[不没]\1|自带$|离�
 _THINGS: Final = frozenset(["东西", "玩意", "玩意儿", "人", "事", "事情"])
 #: What makes a verb of the word before it.
 _BEHIND_VERB: Final = frozenset("吗么嘛了过着")
+#: What a number counts: "15 天" is no "iPhone 15".
+_MEASURE: Final = re.compile(
+    r"\s*(?:[个天周年月日号点台张块元米度秒分帧路人次倍岁条套件寸核万千百亿]|小时|(?:[kmgt]i?b?|ms|fps|hz|mm|cm|w|days?|hours?|minutes?|seconds?|bits?)(?![a-z]))", re.I
+)
 _HAN: Final = re.compile(r"[\u3400-\u9fff]")
 _NAME_PREFIX: Final = re.compile(r"^[A-Za-z_][\w-]{1,20}: ")
 
@@ -210,7 +214,8 @@ def _said_twice(term: str, after: str) -> int:
     """How many characters at the front of ``after`` repeat the last words of ``term`` ("RTMPose 模型" before "模型支持"), or its first, and part of no longer Latin word."""
     text, words = after.lstrip(), tokenise(term)
     for said in (*(term[word.start :] for word in words[1:]), *(term[: word.end] for word in reversed(words[:-1]))):
-        if len(said) > 1 and text[: len(said)].casefold() == said.casefold() and not (_latin(said[-1]) and re.match(r"[\w+#-]", text[len(said) :], re.ASCII)):
+        counts = said.isdigit() and _MEASURE.match(text, len(said))
+        if len(said) > 1 and not counts and text[: len(said)].casefold() == said.casefold() and not (_latin(said[-1]) and re.match(r"[\w+#-]", text[len(said) :], re.ASCII)):
             return len(after) - len(text) + len(said)
     return 0
 

@@ -123,6 +123,10 @@ from core.grounding import check
         ("客户那边还认吗", "centos 7", "centos 7客户那边还认吗"),
         ("那边网速怎么样", "新机房", "新机房网速怎么样"),
         ("阿桐你那个能级联两只么", "eMeet M0", "阿桐eMeet M0能级联两只么"),
+        # but a number that counts is no name said twice
+        ("15 天能到货吗", "iPhone 15", "iPhone 15 15 天能到货吗"),
+        ("16 GB 够吗", "iPhone 16", "iPhone 16 16 GB 够吗"),
+        ("3588 支持吗", "RK 3588", "RK 3588 支持吗"),
         # a Chinese pronoun among English words
         ("它 vs RTX 3060?", "A310", "A310 vs RTX 3060?"),
         ("does 它 support int8?", "mmpose", "does mmpose support int8?"),
