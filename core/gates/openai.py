@@ -66,9 +66,14 @@ class OpenAiModel:
         return chat
 
     async def probe(self) -> None:
-        """One call for one token; sets ``gives_logprobs``. Raises BackendError when the server gives none."""
-        pieces = await self._complete(_PROBE, 1, None, self._top)
-        self.gives_logprobs = bool(pieces.tops)
+        """One call for one token, two where the server refuses to be asked for log-probabilities; sets ``gives_logprobs``. Raises BackendError."""
+        try:
+            self.gives_logprobs = bool((await self._complete(_PROBE, 1, None, self._top)).tops)
+        except HttpStatusError as error:
+            if error.status not in (400, 422):
+                raise
+            await self._complete(_PROBE, 1, None, 0)
+            self.gives_logprobs = False
 
     async def answer_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[float]]:
         """As the port. Answers that are not among the listed tokens, which happens with adapters whose loss compared the answers alone, are asked for by echo, two calls more.

@@ -148,13 +148,16 @@ async def test_a_chat_model_s_thoughts_are_not_its_answer() -> None:
             await (await connect(server)).generate(PROMPT, 64)
 
 
-async def test_without_log_probabilities_it_rewrites_but_does_not_judge() -> None:
-    async with model_server(logprobs=False) as server:
+@pytest.mark.parametrize("refused", [{"logprobs": False}, {"top_limit": 0, "paths": ("chat/completions",)}], ids=["left out", "refused"])
+async def test_without_log_probabilities_it_rewrites_but_does_not_judge(refused: dict[str, Any]) -> None:
+    async with model_server(**refused) as server:
         model = await connect(server)
         assert not model.gives_logprobs
-        assert (await model.generate(PROMPT, 64)).logprobs == ()
-        with pytest.raises(BackendError, match="no log-probabilities"):
-            await model.answer_logprobs([PROMPT], ("yes", "no"))
+        assert (await model.generate(PROMPT, 64)).text == server.text
+        if not server.logprobs:
+            assert (await model.generate(PROMPT, 64)).logprobs == ()
+            with pytest.raises(BackendError, match="no log-probabilities"):
+                await model.answer_logprobs([PROMPT], ("yes", "no"))
 
 
 async def test_a_server_that_does_not_echo_cannot_score_and_says_so() -> None:
