@@ -12,13 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import BackendError, ConfigError
 from core.gates.chat import PLAIN, ChatFrame, frame_of, render_template
 from core.gates.limits import SEQUENCES, PromptTooLongError, rope_factor
+
+try:
+    import llama_cpp
+except (OSError, RuntimeError) as problem:  # the package is there, and a library that it needs is not
+    raise BackendError("llama_cpp", f"llama-cpp-python cannot be loaded ({problem})") from None
 
 _BATCH = 512
 #: Tokens whose states are computed at once: llama.cpp makes a row of logits for each of them, 1 MB for a vocabulary of 262,144.

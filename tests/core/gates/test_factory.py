@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -206,6 +207,21 @@ async def test_without_the_encoder_the_gate_still_works_and_says_what_is_lost(mo
         assert models.gate is not None
         (verdict,) = await models.gate.judge([QUESTION])
         assert verdict.probability > 0.5
+
+
+@needs_ranker
+async def test_a_llama_cpp_that_cannot_be_loaded_is_said_and_the_rest_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "llama_cpp.py").write_text("raise RuntimeError('libgomp.so.1: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "llama_cpp" or name in ("core.gates.llama_cpp", "core.gates.llama_engine")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("core.gates.llama_cpp", raising=False)
+    monkeypatch.delattr("core.gates.llama_engine", raising=False)
+    async with model_server() as server, opened(settings(gate={"backend": "openai", "base_url": server.url}, resolver={"backend": "auto"})) as models:
+        assert isinstance(models.resolver, EditResolver)
+        assert any("resolver: no reader (llama-cpp-python cannot be loaded (libgomp.so.1" in note for note in models.notes)
+    with pytest.raises(ConfigError, match=r"gate.*libgomp\.so\.1"):
+        await open_models(settings(gate={"backend": "auto"}))
 
 
 @pytest.mark.model
