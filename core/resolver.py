@@ -71,11 +71,11 @@ class EditResolver:
         found = self._ranker.candidates(question)
         if found is None:
             return None
-        read, adapter = None, ""
-        if self._reader is not None and self._ranker.hears("reader"):
+        read, adapter, reader = None, "", self._reader  # close() takes it away while this runs in its thread
+        if reader is not None and self._ranker.hears("reader"):
             try:
-                read = self._reader.point(found.scene, found.terms, found.line_scores)
-                adapter = self._reader.adapter if read is not None else ""
+                read = reader.point(found.scene, found.terms, found.line_scores)
+                adapter = reader.adapter if read is not None else ""
             except BackendError as error:
                 log.warning("reader_failed", backend=error.backend, problem=error.problem, effect="the ranker decides alone")
         return self._ranker.rank(found, read), adapter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from core.antecedent_features import Array, Scene
+from core.antecedent_reader import AntecedentReader
 from core.antecedents import Term
 from core.errors import BackendError
 from core.gates.worker import ModelWorker
@@ -82,6 +85,41 @@ async def test_what_is_less_sure_than_wanted_goes_on_unresolved(worker: ModelWor
     assert resolution.rewrite is None
     assert resolution.candidate
     assert resolution.reason is RefusalReason.UNSURE
+
+
+class Silent(AntecedentReader):
+    """A reader that says nothing of the terms."""
+
+    def __init__(self) -> None:
+        self.adapter, self.asked, self.closed = "silent", 0, False
+
+    def point(self, scene: Scene, terms: Sequence[Term], line_scores: Array) -> Array | None:
+        assert not self.closed
+        self.asked += 1
+        return None
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def test_a_question_that_is_under_way_while_the_resolver_is_closed_is_answered(worker: ModelWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranker, reader, loop = AntecedentRanker.load(SHIPPED), Silent(), asyncio.get_running_loop()
+    resolver = EditResolver(ranker, worker, 0.0, reader)
+    closing: list[asyncio.Task[None]] = []
+
+    async def begin_to_close() -> None:
+        closing.append(asyncio.create_task(resolver.close()))
+        await asyncio.sleep(0)  # so that it waits for the thread
+
+    def hears(source: str) -> bool:
+        asyncio.run_coroutine_threadsafe(begin_to_close(), loop).result()
+        return True
+
+    monkeypatch.setattr(ranker, "hears", hears)
+    assert (await resolver.resolve(ASKED)).candidate
+    await closing[0]
+    assert reader.asked == 1
+    assert reader.closed
 
 
 async def test_without_context_or_candidates_there_is_a_reason(worker: ModelWorker) -> None:
