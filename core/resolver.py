@@ -112,9 +112,10 @@ class GenerativeResolver:
         """Generate greedily, then accept or refuse. Raises :class:`core.errors.BackendError`."""
         started = time.perf_counter()
         if not question.has_antecedents:
-            return self._resolution(None, 0.0, RefusalReason.NO_CONTEXT, started)
+            return self._resolution(None, 0.0, RefusalReason.NO_CONTEXT, started, self._wrote)
         prompt = rewrite_prompt(self._prompt_version, question, lines_shown(question.context, self._context_lines))
         generation = await self._model.generate(prompt, self._max_tokens)
+        wrote = self._wrote  # of several models another may answer the next question while the ranker works
         candidate = generation.text.strip()
         confidence = math.exp(sum(generation.logprobs) / len(generation.logprobs)) if generation.logprobs else None
         if self._ranker is not None and candidate:
@@ -123,20 +124,27 @@ class GenerativeResolver:
             confidence = agreed_confidence(candidate, ranking) if confidence is None else confidence * agreement(candidate, ranking)
         confidence = confidence or 0.0
         reason, found = refusal(question, candidate, confidence, self._min_confidence)
-        return self._resolution(candidate or None, confidence, reason, started, found.invented)
+        return self._resolution(candidate or None, confidence, reason, started, wrote, found.invented)
 
     async def close(self) -> None:
         await self._model.close()
 
-    def _resolution(self, candidate: str | None, confidence: float, reason: RefusalReason | None, started: float, invented: tuple[str, ...] = ()) -> Resolution:
+    @property
+    def _wrote(self) -> tuple[str, str]:
+        """(name, adapter) of the model that answered last."""
+        return self._model.name, self._model.adapter
+
+    def _resolution(
+        self, candidate: str | None, confidence: float, reason: RefusalReason | None, started: float, wrote: tuple[str, str], invented: tuple[str, ...] = ()
+    ) -> Resolution:
         return Resolution(
             candidate=candidate,
             rewrite=candidate if reason is None else None,
             confidence=confidence,
-            model=self._model.name,
+            model=wrote[0],
             prompt_version=self._prompt_version,
             reason=reason,
-            adapter=self._model.adapter,
+            adapter=wrote[1],
             latency_ms=(time.perf_counter() - started) * 1000.0,
             invented=invented,
         )

@@ -14,7 +14,9 @@ import pytest
 from core.antecedent_features import Array, Scene
 from core.antecedent_reader import AntecedentReader
 from core.antecedents import Term
+from core.combining import Candidates
 from core.errors import BackendError
+from core.gates.failover import FailoverModel
 from core.gates.worker import ModelWorker
 from core.grounding import check, sources, squeeze
 from core.messages import ContextLine, ConversationKey, Question, RefusalReason
@@ -85,6 +87,23 @@ async def test_what_is_less_sure_than_wanted_goes_on_unresolved(worker: ModelWor
     assert resolution.rewrite is None
     assert resolution.candidate
     assert resolution.reason is RefusalReason.UNSURE
+
+
+async def test_a_rewrite_bears_the_name_of_the_model_that_wrote_it(worker: ModelWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranker, down = AntecedentRanker.load(SHIPPED), BackendError("server", "is down")
+    server, local = Writer("X-AnyLabeling能标旋转框不"), Writer("X-AnyLabeling能标旋转框不")
+    server.name, local.name = "server", "local"
+    both = FailoverModel([server, local])
+    resolver, find, loop = GenerativeResolver(both, worker, ranker), ranker.candidates, asyncio.get_running_loop()
+
+    def candidates(question: Question) -> Candidates | None:
+        server.fails = down
+        asyncio.run_coroutine_threadsafe(both.generate(Prompt("", "", "another question"), 9), loop).result()
+        return find(question)
+
+    monkeypatch.setattr(ranker, "candidates", candidates)
+    assert (await resolver.resolve(ASKED)).model == "server"
+    assert both.name == "local"
 
 
 class Silent(AntecedentReader):
