@@ -34,9 +34,9 @@ _FREE_WORDS = frozenset([
 ])
 # fmt: on
 # Free to add, but not to lose: without it the question is another one.
-_KEPT = frozenset(["上", "中", "下", "里", "前", "后", "只", "哪", "when", "which", "who"])
-# What asks by a character that is free: "能不能商用" is no "不能商用".
-_CHOICE = re.compile(r"([能会是有对得让给用在])[不没]\1")
+_KEPT = frozenset(["上", "中", "下", "里", "前", "后", "只", "哪", "when", "which", "who", "or", "to", "from"])
+# What asks by characters that are free: "能不能商用" is no "不能商用", and "A 还是 B" no "A 和 B".
+_CHOICE = re.compile(r"([能会是有对得让给用在])[不没]\1|还是")
 # May refer, and be left out, but not become another one: "装之前" is no "装之后".
 _PLACE = re.compile(r"[之以][前后]|[前后上下里外]面")
 # A demonstrative noun phrase ("这个插件", "that card") is replaced as a whole, head included.
