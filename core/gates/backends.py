@@ -134,7 +134,10 @@ def cuda_is_there() -> bool:
     """Whether torch could use an NVIDIA GPU here. torch itself, which takes seconds to import, is only asked when there is a driver."""
     if not any(Path(device).exists() for device in NVIDIA_DEVICES) or importlib.util.find_spec("torch") is None:
         return False
-    import torch
+    try:
+        import torch
+    except (ImportError, OSError):  # a build whose libraries are not all there
+        return False
 
     return bool(torch.cuda.is_available())
 

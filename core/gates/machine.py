@@ -32,6 +32,8 @@ def _gpu() -> str:
         import torch
     except ImportError:
         return "an NVIDIA driver, but no torch to use it: pip install 'doujie[gpu]'"
+    except OSError as error:
+        return f"an NVIDIA driver, but torch cannot be loaded ({error})"
     if not torch.cuda.is_available():
         return f"an NVIDIA driver that torch {torch.__version__} cannot use: install its build for CUDA"
     cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]

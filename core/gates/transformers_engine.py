@@ -32,8 +32,11 @@ class TransformersEngine:
 
     def __init__(self, model: str, adapter: Path | None = None, context_tokens: int = 1536, device: str = "auto", threads: int = 0, section: str = "gate") -> None:
         """:raises ConfigError: for a model, adapter, device or length that does not do. :raises ImportError: without torch or transformers."""
-        import torch
-        import transformers
+        try:
+            import torch
+            import transformers
+        except OSError as error:
+            raise BackendError(BACKEND, f"torch cannot be loaded ({_first_line(error)})") from None
 
         self._torch = torch
         if threads:

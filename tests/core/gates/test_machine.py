@@ -9,8 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from core.config import load_config
+from core.errors import ConfigError
 from core.gates import backends
 from core.gates.machine import describe_machine
+from core.gates.worker import ModelWorker
 
 
 def test_cores_memory_and_libraries_are_named() -> None:
@@ -39,6 +42,18 @@ def test_a_gpu_is_named_or_what_is_missing_to_use_it(tmp_path: Path, monkeypatch
     monkeypatch.setattr(backends, "NVIDIA_DEVICES", (str(driver),))
     monkeypatch.setitem(sys.modules, "torch", torch)  # None: the import fails
     assert expected in describe_machine()
+
+
+async def test_a_torch_that_cannot_be_loaded_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch.py").write_text("raise OSError('libcudnn.so.9: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(backends, "NVIDIA_DEVICES", (str(tmp_path),))
+    assert "torch cannot be loaded (libcudnn.so.9" in describe_machine()
+    assert not backends.cuda_is_there()
+    section = load_config(None, {}, gate={"model": str(tmp_path)}).gate
+    with pytest.raises(ConfigError, match=r"torch cannot be loaded \(libcudnn"):
+        await backends.open_language_models(backends.ModelSource("gate", section, ModelWorker(), 1, "auto", None), "transformers", print)
 
 
 def test_without_a_driver_torch_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
