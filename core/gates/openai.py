@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
 
 from core.errors import BackendError
-from core.gates.openai_answers import FirstToken, NotEchoedError, Pieces, chat_pieces, completion_pieces, first_answer, settles, tail_scores
+from core.gates.openai_answers import FirstToken, NotEchoedError, Pieces, ThoughtsError, chat_pieces, completion_pieces, first_answer, settles, tail_scores
 from core.gates.openai_http import BACKEND, HttpStatusError, JsonClient
 from core.ports import Generation, Prompt
 
@@ -69,6 +69,8 @@ class OpenAiModel:
         """One call for one token, two where the server refuses to be asked for log-probabilities; sets ``gives_logprobs``. Raises BackendError."""
         try:
             self.gives_logprobs = bool((await self._complete(_PROBE, 1, None, self._top)).tops)
+        except ThoughtsError:
+            self.gives_logprobs = False  # its first token is none of an answer
         except HttpStatusError as error:
             if error.status not in (400, 422):
                 raise

@@ -25,6 +25,13 @@ class NotEchoedError(BackendError):
         super().__init__(BACKEND, problem)
 
 
+class ThoughtsError(BackendError):
+    """The model has thought and not answered."""
+
+    def __init__(self) -> None:
+        super().__init__(BACKEND, "the model spent all its tokens on thoughts; turn thinking off at the server, or set a higher max_new_tokens")
+
+
 @dataclass(frozen=True, slots=True)
 class Pieces:
     """One completion: its text, its tokens with their natural-log probabilities (None: not given), and for each token the likeliest ones; all but the text empty where
@@ -43,7 +50,7 @@ class Pieces:
             thoughts, mark, rest = text.rpartition("</think>")
             begin = len(thoughts) + len(mark)
             if not mark and text.lstrip().startswith("<think>"):
-                raise BackendError(BACKEND, "the model spent all its tokens on thoughts; turn thinking off at the server, or set a higher max_new_tokens")
+                raise ThoughtsError
             rest = rest if mark else text
             begin += len(rest) - len(rest.lstrip())
         end = text.find(stop, begin) if stop else -1
@@ -111,7 +118,7 @@ def chat_pieces(answered: Any) -> Pieces:
     message = choice.get("message")
     text = message.get("content") if isinstance(message, dict) else None
     if text is None and isinstance(message, dict) and message.get("reasoning_content"):
-        raise BackendError(BACKEND, "the model spent all its tokens on thoughts; turn thinking off at the server, or set a higher max_new_tokens")
+        raise ThoughtsError
     if not isinstance(text, str):
         raise BackendError(BACKEND, "the JSON has no choices[0].message.content")
     logs = choice.get("logprobs")

@@ -148,6 +148,17 @@ async def test_a_chat_model_s_thoughts_are_not_its_answer() -> None:
             await (await connect(server)).generate(PROMPT, 64)
 
 
+async def test_a_model_whose_thoughts_stand_apart_rewrites_but_does_not_judge() -> None:
+    async with model_server(paths=("chat/completions",)) as server:
+        server.bad = as_json({"choices": [{"message": {"role": "assistant", "content": None, "reasoning_content": "嗯"}}]})
+        model = await connect(server, "thinker", "/chat/completions")
+        assert not model.gives_logprobs
+        with pytest.raises(BackendError, match="thoughts"):
+            await model.generate(PROMPT, 64)
+        server.bad = None
+        assert (await model.generate(PROMPT, 64)).text == server.text
+
+
 @pytest.mark.parametrize("refused", [{"logprobs": False}, {"top_limit": 0, "paths": ("chat/completions",)}], ids=["left out", "refused"])
 async def test_without_log_probabilities_it_rewrites_but_does_not_judge(refused: dict[str, Any]) -> None:
     async with model_server(**refused) as server:
