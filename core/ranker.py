@@ -106,9 +106,11 @@ class AntecedentRanker:
             raise InputError(str(error.filename), "no such file", "Reinstall doujie, or train it: python -m scripts.training.ranker") from None
         except json.JSONDecodeError as error:
             raise InputError(str(folder / "meta.json"), f"not JSON ({error.msg})", "Reinstall doujie, or train it: python -m scripts.training.ranker") from None
+        if not isinstance(meta, dict) or meta.get("format") != RANKER_FORMAT:  # another form may lack what is read below
+            raise _misfit(folder)
         columns = [list(LINE_FEATURES), list(TERM_FEATURES), list(CONFIDENCE_FEATURES)]
         fits = [*(model.names for model in models), meta["confidence"]["features"]] == columns
-        if meta.get("format") != RANKER_FORMAT or not fits or any(one["confidence"]["features"] != list(combined_names(one["sources"])) for one in meta["combined"]):
+        if not fits or any(one["confidence"]["features"] != list(combined_names(one["sources"])) for one in meta["combined"]):
             raise _misfit(folder)
         heard = [name for name in POINTERS if any(name in one["sources"] for one in meta["combined"])]
         return cls(models[0], models[1], meta, _pointers({name: folder / f"{name}.npz" for name in heard}))

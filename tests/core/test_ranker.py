@@ -80,6 +80,14 @@ def test_models_for_other_features_are_refused(tmp_path: Path) -> None:
         AntecedentRanker.load(tmp_path / "resolver")
 
 
+@pytest.mark.parametrize("meta", ['{"format": 1, "version": "old"}', "[]"])
+def test_models_of_another_form_are_refused(tmp_path: Path, meta: str) -> None:
+    shutil.copytree(SHIPPED, tmp_path / "resolver")
+    (tmp_path / "resolver" / "meta.json").write_text(meta, encoding="utf-8")
+    with pytest.raises(InputError, match="other features"):
+        AntecedentRanker.load(tmp_path / "resolver")
+
+
 def test_a_file_that_is_no_model_is_refused() -> None:
     with pytest.raises(InputError, match="not a LightGBM text model"):
         Trees("hello", "lines.txt")
