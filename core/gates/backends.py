@@ -214,4 +214,4 @@ async def _open_llama_cpp(source: ModelSource) -> OpenedModel:
 def server_name(base_url: str) -> str:
     """The address without what may be secret in it: user, password and query."""
     parts = urlsplit(base_url)
-    return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -306,6 +306,12 @@ async def test_a_writer_is_shown_as_many_lines_as_the_config_says() -> None:
 
 def test_an_address_is_shown_without_what_may_be_secret() -> None:
     assert server_name("https://user:pass@llm.example.com:8443/v1?key=abc") == "https://llm.example.com:8443/v1"
+    assert server_name("http://user:pass@[::1]:8000/v1") == "http://[::1]:8000/v1"
+
+
+async def test_an_address_with_a_slip_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"base_url.*localhost:8000v1.*cannot be reached"):
+        await open_models(settings(gate={"backend": "openai", "base_url": "http://localhost:8000v1"}))
 
 
 async def test_models_that_are_closed_refuse() -> None:
