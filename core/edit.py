@@ -121,7 +121,8 @@ def _chinese_slot(body: str) -> Slot | None:
         named = _follows_noun(match.start(), words) or body[: match.start()].endswith(_CLOSING)
         says_itself = not (match["yours"] or "").startswith(("你", "您")) and match.start() > front and named
         mine = _MINE.search(body[: match.start()])
-        if _ends_classifier(body, match.end(), words) and not says_itself and not (mine and mine.start() > front):
+        says_itself = says_itself or (mine is not None and (mine.start() > front or _is_named(match.end(), words)))
+        if _ends_classifier(body, match.end(), words) and not says_itself:
             things = _THINGS if match.group()[-1] in "个些" else _THINGS - {"人"}
             thing = next((word.end for word in words if word.start == match.end() and word.text in things), match.end())
             found.append((match.start(), thing, _noun_at(match.start(), thing, words)))
@@ -147,6 +148,11 @@ def _ends_classifier(body: str, end: int, words: Sequence[Token]) -> bool:
 def _follows_noun(start: int, words: Sequence[Token]) -> bool:
     """Whether a noun or name stands right before: "身份证那个项目" says itself which one is meant."""
     return any(word.end == start and word.tag in "NL" and len(word.text) > 1 for word in words)
+
+
+def _is_named(end: int, words: Sequence[Token]) -> bool:
+    """Whether a name or number stands right behind: "我这台 2060"."""
+    return next((word.tag in "LM" for word in words if word.start >= end), False)
 
 
 def _noun_at(start: int, end: int, words: Sequence[Token]) -> str:

@@ -134,7 +134,9 @@ from core.grounding import check
         ("支持中文搜图吗，“下雪”这种", "chinese-clip", "chinese-clip支持中文搜图吗，“下雪”这种"),
         ("《白鹿》那个项目结束没", "豆解", "豆解《白鹿》那个项目结束没"),
         ("“蛋糕”你那个能认出来吗", "chinese-clip", "“蛋糕”chinese-clip能认出来吗"),
-        # what the asker has is not what is asked about, unless the question begins with it
+        # what the asker has is not what is asked about, unless the question begins with it and does not name it
+        ("那我这台 2060 能跑吗", "qwen 1.5b", "那qwen 1.5b我这台 2060 能跑吗"),
+        ("我那张RTX A310 够吗", "qwen 1.5b", "qwen 1.5b我那张RTX A310 够吗"),
         ("会不会变砖啊，我这台刚过七天无理由", "dho804", "dho804会不会变砖啊，我这台刚过七天无理由"),
         ("在我们那个板子上能跑吗", "yolov8", "yolov8在我们那个板子上能跑吗"),
         ("内存吃多少，我这是 8G 的", "qwen 1.5b", "qwen 1.5b内存吃多少，我这是 8G 的"),
