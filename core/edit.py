@@ -70,7 +70,7 @@ _FRONT: Final = re.compile(
     re.I,
 )
 #: Phrases and words of place that the dictionary takes for nouns.
-_NO_NOUN: Final = re.compile(r"[怎啥没就]|本来|(.)[不没]\1|自带$|离线$|[国室户海境][内外]$")
+_NO_NOUN: Final = re.compile(r"[怎啥没就]|能(?![力量耗效源级耐手人])|太(?![阳极空])|本来|后来|(.)[不没]\1|自带$|离线$|[国室户海境][内外]$")
 #: Nouns that name nothing: "这个东西" is no part of the thing.
 _THINGS: Final = frozenset(["东西", "玩意", "玩意儿", "人", "事", "事情"])
 #: What makes a verb of the word before it.
