@@ -186,6 +186,11 @@ class LlamaEngine:
         found: list[list[float]] = []
         waiting = list(branches)
         while waiting:
+            if len(waiting[0]) > _BATCH:  # its tokens would be written behind the end of the batch
+                logs = self.next_logprobs([*tokens, *waiting.pop(0)])
+                found.append([float(logs[answer]) for answer in answers])
+                self._prefill(tokens)
+                continue
             group: list[Sequence[int]] = []
             while waiting and len(group) < self._sequences - 1 and (not group or sum(map(len, group)) + len(waiting[0]) <= _BATCH):
                 group.append(waiting.pop(0))

@@ -95,6 +95,14 @@ async def test_branches_of_one_conversation_are_decoded_together_with_the_same_a
         assert row == pytest.approx(before, abs=0.35)  # the prompt is cached by now: one token of it is decoded again, by other kernels on some processors
 
 
+async def test_a_branch_that_no_batch_holds_is_read_all_the_same(model: LlamaCppModel) -> None:
+    branches = [Prompt("", LINES, tail) for tail in ("=mmpose?", "𓀀" * 150 + "?", "=TX2?")]  # rare characters are four tokens each
+    assert await model.count_tokens(branches[1].tail) > 512
+    together = await model.answer_logprobs(branches, ("yes", "no"))
+    for row, one in zip(together, branches, strict=True):
+        assert row == pytest.approx((await model.answer_logprobs([one], ("yes", "no")))[0], abs=0.3)
+
+
 async def test_branches_of_unquantised_weights_are_those_of_single_prompts(tmp_path: Path) -> None:
     worker = ModelWorker()
     model = await LlamaCppModel.open(write_gguf(tiny_model(tmp_path / "tiny"), tmp_path / "tiny.gguf"), None, worker, context_tokens=512, threads=1)
