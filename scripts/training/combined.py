@@ -106,8 +106,8 @@ class Combined:
         return np.array([self.grades[i][int(np.argsort(-total, kind="stable")[0])] >= 1 for i, total in enumerate(totals)])
 
     def threshold(self, some: NDArray[np.bool_], confidence: Array, right: NDArray[np.bool_]) -> float:
-        """The lowest that leaves at most MOST_WRONG not ``right`` among ``some``, by an upper bound of one standard error: it is the lowest of many that are tried."""
-        return choose_threshold(confidence[some], right[some], self.weights[some]) if some.any() else 1.01
+        """The lowest that leaves at most MOST_WRONG not ``right`` among ``some``, by an upper bound of two standard errors: it is the lowest of many that are tried."""
+        return choose_threshold(confidence[some], right[some], self.weights[some], errors=2.0) if some.any() else 1.01
 
     def curve(self, some: NDArray[np.bool_], confidence: Array, right: NDArray[np.bool_]) -> list[dict[str, float]]:
         chosen = np.flatnonzero(some).tolist()
