@@ -23,10 +23,10 @@ def weights(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return b"".join(name.encode() + arrays[name].tobytes() for name in sorted(arrays))
 
 
-def data_that_made_it(starts: Sequence[Path], files: Sequence[Path], epochs: int) -> str:
-    """Hash of all windows that taught: those of the runs before, told by the ``data_hash`` of their .npz files ``starts``, and of this run unless it only measures. "unknown" where
-    none tells."""
-    hashes = list(dict.fromkeys([*(_told(start) for start in starts), *([data_hash(files)] if epochs else [])]))
+def data_that_made_it(starts: Sequence[Path], files: Sequence[Path], steps: int) -> str:
+    """Hash of all windows that taught: those of the runs before, told by the ``data_hash`` of their .npz files ``starts``, and of this run unless it took no ``steps``.
+    "unknown" where none tells."""
+    hashes = list(dict.fromkeys([*(_told(start) for start in starts), *([data_hash(files)] if steps else [])]))
     if not hashes:
         return "unknown"
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]

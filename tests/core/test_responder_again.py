@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from core.errors import StorageError
 from core.groups import ReplyMode
+from core.messages import Question
 from core.ports import OutgoingReply
 from core.responder import Result
 from tests.adapters.manual_clock import ManualClock, eventually
@@ -123,6 +124,17 @@ async def test_a_group_that_is_not_allowed_any_more_is_left_alone(tmp_path: Path
         assert scene.responder.counts == {Result.SWITCHED_OFF: 1}
 
 
+async def replied_by_the_next_run(path: Path, clock: ManualClock, server: AnswerServer, question: Question) -> bool:
+    async with open_house(path, clock, reply=ReplyMode.ANSWER) as house:
+        scene = await open_scene(house, server)
+        await scene.responder.take_up(house.log, ["feishu"])
+        await house.bus.drain()
+        await scene.responder.drain()
+        reply = await scene.replied(question)
+        await scene.responder.stop()
+    return reply is not None
+
+
 async def test_stop_does_not_wait_for_another_attempt_which_the_next_run_makes(tmp_path: Path, server: AnswerServer) -> None:
     clock = ManualClock()
     async with open_house(tmp_path / "d.db", clock, reply=ReplyMode.ANSWER) as house:
@@ -134,14 +146,8 @@ async def test_stop_does_not_wait_for_another_attempt_which_the_next_run_makes(t
             await eventually(lambda: [entry for entry in logs if entry["event"] == "answer_failed"])
         await asyncio.wait_for(scene.responder.stop(timeout=60), 5)
     server.status = 200
-    async with open_house(tmp_path / "d.db", clock, reply=ReplyMode.ANSWER) as house:
-        scene = await open_scene(house, server)
-        await scene.responder.take_up(house.log, ["feishu"])
-        await house.bus.drain()
-        await scene.responder.drain()
-        assert await scene.replied(question) is not None
-        assert len(server.requests) == 2
-        await scene.responder.stop()
+    assert await replied_by_the_next_run(tmp_path / "d.db", clock, server, question)
+    assert len(server.requests) == 2
 
 
 async def test_what_is_resolved_after_the_stop_is_answered_by_the_next_run_alone(tmp_path: Path, server: AnswerServer) -> None:
@@ -152,13 +158,7 @@ async def test_what_is_resolved_after_the_stop_is_answered_by_the_next_run_alone
         await scene.responder.stop()
         await scene.publish(question, wait=False)
         assert (scene.responder.waiting, server.requests) == (0, [])
-    async with open_house(tmp_path / "d.db", clock, reply=ReplyMode.ANSWER) as house:
-        scene = await open_scene(house, server)
-        await scene.responder.take_up(house.log, ["feishu"])
-        await house.bus.drain()
-        await scene.responder.drain()
-        assert await scene.replied(question) is not None
-        await scene.responder.stop()
+    assert await replied_by_the_next_run(tmp_path / "d.db", clock, server, question)
 
 
 async def test_a_database_that_cannot_be_read_for_a_moment_costs_no_reply(tmp_path: Path, server: AnswerServer, monkeypatch: pytest.MonkeyPatch) -> None:

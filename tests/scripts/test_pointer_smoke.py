@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from core.ranker import AntecedentRanker
@@ -35,6 +36,8 @@ def test_a_small_pointer_is_trained_and_continued(tmp_path: Path) -> None:
     trained(tmp_path / "further", data, 1, "--init", str(out))
     further = json.loads((tmp_path / "further" / "checkpoint" / "state.json").read_text(encoding="utf-8"))["losses"]
     assert further[0] < losses[0], "the same questions, but from where the other run ended"
+    trained(tmp_path / "constructed", data, 1, "--epochs", "0")
+    assert str(np.load(tmp_path / "constructed" / "pointer.npz")["data_hash"]) == figures["data_hash"], "constructed questions of these windows have taught it"
     ranker = tmp_path / "resolver"
     command = [sys.executable, "-m", "scripts.training.ranker", str(data), "--pointer", str(out), "--out", str(ranker)]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600).returncode == 0
