@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from core.delivery import LEASE, Outcome
+from core.delivery import LEASE, NOTICE_PAUSE, Outcome
 from core.errors import SendError
 from core.messages import ConversationKey, Recall
 from core.ports import OutgoingReply
@@ -36,9 +36,9 @@ async def state(house: House, key: str) -> ReplyState:
     return queued.state
 
 
-async def settled(house: House, *outcomes: Outcome) -> None:
-    """Wait until exactly these outcomes were counted."""
-    await eventually(lambda: sorted(house.delivery.counts["feishu"].elements()) == sorted(outcomes))
+async def settled(house: House, *outcomes: Outcome, seconds: float = 0.0) -> None:
+    """Wait until exactly these outcomes were counted; ``seconds`` pass between looks."""
+    await eventually(lambda: sorted(house.delivery.counts["feishu"].elements()) == sorted(outcomes), tick=lambda: house.clock.advance(seconds))
 
 
 class DyingAdapter(RecordingAdapter):
@@ -127,8 +127,10 @@ async def test_a_notice_that_is_refused_is_posted_when_an_admin_has_cured_it(tmp
     async with open_house(tmp_path / "d.db", adapter=adapter) as house:
         await house.delivery.start()
         await house.delivery.enqueue(reply("notice:feishu:g1"))
-        await eventually(lambda: adapter.sent, tick=lambda: house.clock.advance(600))
-        await settled(house, Outcome.SENT, *[Outcome.RETRIED] * 3)
+        for refusals in (1, 2, 3):
+            await settled(house, *[Outcome.RETRIED] * refusals, seconds=1)
+            await house.clock.advance(NOTICE_PAUSE.total_seconds())
+        await settled(house, Outcome.SENT, *[Outcome.RETRIED] * 3, seconds=1)
         assert await state(house, "notice:feishu:g1") is ReplyState.SENT
 
 
