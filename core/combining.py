@@ -4,7 +4,7 @@ what all of them say of its first term."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from core.antecedent_features import TERM_FEATURES, Array, Scene, asks_for_two
 from core.antecedents import Term
 from core.grounding import squeeze
+from core.second_reading import LACKS, Second
 
 #: Encoders that point at a term, each in the file of its name; trained apart from each other.
 POINTERS = ("pointer", "second_pointer")
@@ -35,6 +36,7 @@ _ALWAYS = (
     "asks_for_two",
 )
 _OF_A_SOURCE = ("first", "margin", "best", "agrees")
+_OF_THE_SECOND = ("second_best", "second_margin", "second_kin", "lacks", "two_put_in")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +89,24 @@ class Logistic:
 
 
 def combined_names(sources: Sequence[str]) -> tuple[str, ...]:
-    """Names of :func:`combined_features`."""
+    """Names of :func:`combined_features` where ``sources`` speak."""
     of_sources = (f"{source}_{part}" for source in sources for part in _OF_A_SOURCE)
-    return (*_ALWAYS, *of_sources, *TERM_FEATURES, *(f"{name}_lead" for name in TERM_FEATURES))
+    second = _OF_THE_SECOND if reads_again(sources) else ()
+    return (*_ALWAYS, *of_sources, *TERM_FEATURES, *(f"{name}_lead" for name in TERM_FEATURES), *second)
+
+
+def reads_again(sources: Iterable[str]) -> bool:
+    """Whether one of ``sources`` looks for a second thing (:mod:`core.second_reading`): the first of the pointers does."""
+    return POINTERS[0] in sources
+
+
+def second_look(second: Second | None, lacks: float) -> list[float]:
+    """What the second reading adds to the features of the confidence; ``lacks`` is the probability that the question lacks what it found."""
+    return [*(second.features[: len(_OF_THE_SECOND) - 2] if second is not None else [0.0] * (len(_OF_THE_SECOND) - 2)), lacks, float(lacks >= LACKS)]
 
 
 def combined_features(found: Candidates, total: Array, values: Mapping[str, Array], plain: float) -> Array:
-    """What tells whether the first term of the shortlist is right, (len(combined_names(values)),).
+    """What tells whether the first term of the shortlist is right, without what a second reading says: the first of ``combined_names(values)``.
 
     ``total`` (k,), which ranks them, and the ``values`` of each source (k,) are of the shortlist, ``plain`` is the confidence of the trees alone. The term's own features
     come with their lead over those of its best rival: the best term that neither holds it nor is held by it.
@@ -123,7 +136,7 @@ class Combination:
     """What the trees and ``sources`` say together: a weight for the score of the trees and one for each source, and the confidence of the first term.
 
     ``threshold`` is the least confidence of an accepted rewrite, ``reply_threshold`` of one whose term stands in the message that the question quotes: each leaves at most three
-    in twenty that are not right.
+    in twenty that are not right. ``lacks``: how likely a question lacks the second thing that was found, where a pointer reads again.
     """
 
     sources: tuple[str, ...]
@@ -131,11 +144,13 @@ class Combination:
     confidence: Logistic
     threshold: float
     reply_threshold: float
+    lacks: Logistic | None = None
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> Combination:
         weights = tuple(float(weight) for weight in data["weights"])
-        return cls(tuple(data["sources"]), weights, Logistic.of(data["confidence"]), float(data["threshold"]), float(data["reply_threshold"]))
+        lacks = Logistic.of(data["lacks"]) if data.get("lacks") else None
+        return cls(tuple(data["sources"]), weights, Logistic.of(data["confidence"]), float(data["threshold"]), float(data["reply_threshold"]), lacks)
 
     def total(self, found: Candidates, values: Mapping[str, Array]) -> Array:
         """What ranks the shortlist, (k,)."""

@@ -2,8 +2,8 @@
 
 Two gradient-boosted models (:mod:`core.trees`): ``lines.txt`` gives each earlier line the probability that it names the antecedent, ``terms.txt`` scores each
 candidate term (lambdarank). Others may point at one of them: small encoders (:mod:`core.antecedent_pointer`) and a small language model (:mod:`core.antecedent_reader`).
-``meta.json`` holds the logistic model of P(the first term is right) and its threshold, the same for whatever speaks beside the trees (:mod:`core.combining`), word
-frequencies, version and the hash of the training data.
+``meta.json`` holds the logistic model of P(the first term is right) and its threshold, the same for whatever speaks beside the trees (:mod:`core.combining`) and for what a second
+reading finds (:mod:`core.second_reading`), word frequencies, version and the hash of the training data.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import numpy as np
 from core.antecedent_features import LINE_FEATURES, TERM_FEATURES, Scene, line_features, term_features, terms_of
 from core.antecedent_pointer import AntecedentPointer
 from core.antecedents import Term, tokenise
-from core.combining import POINTERS, SOURCES, Candidates, Combination, Logistic, combined_features, combined_names, softmax
+from core.combining import POINTERS, SOURCES, Candidates, Combination, Logistic, combined_features, combined_names, reads_again, second_look, softmax
 from core.errors import InputError
 from core.grounding import squeeze
 from core.messages import Question
+from core.second_reading import LACKS, SECOND_FEATURES, Second, asked_again, both, rest_of, second_of
 from core.trees import Array, Trees
 
-RANKER_FORMAT = 9
+RANKER_FORMAT = 10
 
 # fmt: off
 CONFIDENCE_COLUMNS = [
@@ -44,12 +45,14 @@ CONFIDENCE_FEATURES = (
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Candidates, best first, with their shares (softmax of the scores, sum 1); ``confidence`` is P(the first one is right), ``threshold`` the least that is accepted."""
+    """Candidates, best first, with their shares (softmax of the scores, sum 1); ``put_in`` is what belongs into the question: the first one, or two together. ``confidence`` is
+    P(it is right), ``threshold`` the least that is accepted."""
 
     terms: tuple[Term, ...]
     shares: tuple[float, ...]
     confidence: float
     threshold: float
+    put_in: str
 
     def share_of(self, text: str) -> float:
         """The share of the best term that stands in ``text``; 0 when none does."""
@@ -110,7 +113,7 @@ class AntecedentRanker:
             raise _misfit(folder)
         columns = [list(LINE_FEATURES), list(TERM_FEATURES), list(CONFIDENCE_FEATURES)]
         fits = [*(model.names for model in models), meta["confidence"]["features"]] == columns
-        if not fits or any(one["confidence"]["features"] != list(combined_names(one["sources"])) for one in meta["combined"]):
+        if not fits or not all(_is_combination(one) for one in meta["combined"]):
             raise _misfit(folder)
         heard = [name for name in POINTERS if any(name in one["sources"] for one in meta["combined"])]
         return cls(models[0], models[1], meta, _pointers({name: folder / f"{name}.npz" for name in heard}))
@@ -142,22 +145,43 @@ class AntecedentRanker:
         if together is None:
             return _ranking(found, list(range(len(found.terms))), found.scores, plain, self._threshold)
         total = together.total(found, values)
-        first = found.terms[chosen[int(np.argmax(total))]]
-        sure = together.confidence(combined_features(found, total, values, plain))
-        return _ranking(found, chosen, total, sure, together.least_confidence(found.scene, first))
+        first = chosen[int(np.argmax(total))]
+        row, put_in = combined_features(found, total, values, plain), found.terms[first].text
+        if together.lacks is not None:
+            second = self._read_again(found, first)
+            lacks = together.lacks(second.features) if second is not None else 0.0
+            row = np.array([*row, *second_look(second, lacks)])
+            if second is not None and lacks >= LACKS:
+                put_in = both(found.scene.question, found.terms[first], found.terms[second.index])
+        return _ranking(found, chosen, total, together.confidence(row), together.least_confidence(found.scene, found.terms[first]), put_in)
+
+    def _read_again(self, found: Candidates, first: int) -> Second | None:
+        """The likeliest second thing beside the term of index ``first``."""
+        rest = rest_of(found.terms, found.terms[first])
+        if not rest:
+            return None
+        again = self.pointers[POINTERS[0]].point(asked_again(found.scene, found.terms[first]), [found.terms[index] for index in rest], found.line_scores)
+        return second_of(found.scene, found.terms, first, found.points[POINTERS[0]], rest, again)
 
     def _plain_confidence(self, found: Candidates) -> float:
         return self._confidence(confidence_features(found.terms, found.scores, found.line_scores, found.rows))
+
+
+def _is_combination(entry: dict[str, Any]) -> bool:
+    """Whether its models were made for the features of here."""
+    lacks = entry.get("lacks")
+    wanted = list(SECOND_FEATURES) if reads_again(entry["sources"]) else None
+    return entry["confidence"]["features"] == list(combined_names(entry["sources"])) and (lacks["features"] if lacks else None) == wanted
 
 
 def _misfit(folder: Path) -> InputError:
     return InputError(str(folder), "these models were made for other features", "Train them again: python -m scripts.training.ranker")
 
 
-def _ranking(found: Candidates, chosen: Sequence[int], scores: Array, confidence: float, threshold: float) -> Ranking:
+def _ranking(found: Candidates, chosen: Sequence[int], scores: Array, confidence: float, threshold: float, put_in: str = "") -> Ranking:
     order = np.argsort(-scores, kind="stable")
-    shares = softmax(scores)[order]
-    return Ranking(tuple(found.terms[chosen[index]] for index in order), tuple(float(share) for share in shares), confidence, threshold)
+    shares, terms = softmax(scores)[order], tuple(found.terms[chosen[index]] for index in order)
+    return Ranking(terms, tuple(float(share) for share in shares), confidence, threshold, put_in or terms[0].text)
 
 
 def _pointers(files: Mapping[str, Path]) -> dict[str, AntecedentPointer]:

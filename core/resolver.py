@@ -51,7 +51,7 @@ class EditResolver:
         found = await self._worker.run(self._ranked, question) if question.has_antecedents else None
         if found is not None:
             ranking, adapter = found
-            candidate, confidence = place(question.text, ranking.terms[0].text), ranking.confidence
+            candidate, confidence = place(question.text, ranking.put_in), ranking.confidence
             reason, grounding = refusal(question, candidate, confidence, ranking.threshold if self._min_confidence is None else self._min_confidence)
             invented = grounding.invented
         return Resolution(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.antecedent_features import Array
-from core.antecedents import Term
-from core.combining import POINTERS, SOURCES, Candidates, Logistic, combine, combined_features, combined_names, softmax
+from core.combining import POINTERS, SOURCES, Candidates, Logistic, combine, combined_features, combined_names, reads_again, second_look, softmax
 from core.errors import InputError
+from core.second_reading import LACKS, SECOND_FEATURES, Second, both, rest_of, second_of
+from scripts.training.asked_again import missing, says_all
 from scripts.training.ranker import MOST_WRONG, Scored, case_weights, choose_threshold, curve, fit_logistic
 from scripts.training.ranker_data import REPLY, Case, author, rewritten_right
 
 #: scikit-learn's C of the confidence: many features, some thousand questions.
 COMBINED_PENALTY = 0.005
+#: That of the probability that a question lacks a second thing: few features.
+LACKS_PENALTY = 0.05
 #: Numbers by the id of a case and the index of a term.
 Said = Mapping[str, Mapping[int, float]]
 
@@ -52,23 +55,31 @@ def fit_weights(known: Sequence[tuple[Any, ...]]) -> tuple[float, ...]:
     return tuple(map(float, minimize(cost, np.array([1.0, *[0.5] * (sources - 1)]), method="Nelder-Mead").x))
 
 
+#: Log-odds of the terms beside the first one (of this index), by the pointer's second reading of each case (with its line scores).
+ReadAgain = Callable[[Sequence[tuple[Case, int, Array]]], list[Array]]
+
+
 @dataclass(frozen=True, slots=True)
 class Crossed:
-    """Every case by what never saw its author: the features of its confidence and the confidence, whether its first term is right, and names it."""
+    """Every case by what never saw its author: the features of its confidence and the confidence, whether what is put in is right, whether the first term names what is meant,
+    and whether two are put in. ``lacks``: the model that chose the latter, fitted on all."""
 
     rows: Array
     confidence: Array
     right: NDArray[np.bool_]
     named: NDArray[np.bool_]
+    two: NDArray[np.bool_]
+    lacks: dict[str, Any] | None = None
 
 
 class Combined:
     """Held-out questions with candidates, what each source says of their shortlists, and what is right. ``said``: numbers by source, id of the case and index of the term;
-    cases that a source left out do not count."""
+    cases that a source left out do not count. ``read_again``: where a pointer looks for a second thing."""
 
-    def __init__(self, found: Sequence[Case], scored: Scored, said: Mapping[str, Said]) -> None:
+    def __init__(self, found: Sequence[Case], scored: Scored, said: Mapping[str, Said], read_again: ReadAgain | None = None) -> None:
         chosen = [i for i, case in enumerate(found) if all(case.id in answers for answers in said.values())]
         self.sources = tuple(said)
+        self._read_again = read_again if reads_again(said) else None
         self.cases = [found[i] for i in chosen]
         points, weights = points_of(found, scored, said)
         self.candidates = [
@@ -93,13 +104,13 @@ class Combined:
         """What ranks the shortlist of a case, (k,)."""
         return combine(weights, self.scores[i], self.values[i])
 
-    def first(self, totals: Sequence[Array]) -> list[Term]:
-        """The best term of each case."""
-        return [found.terms[found.shortlist[int(np.argsort(-total, kind="stable")[0])]] for found, total in zip(self.candidates, totals, strict=True)]
+    def first(self, totals: Sequence[Array]) -> list[int]:
+        """Index of the best term of each case."""
+        return [found.shortlist[int(np.argsort(-total, kind="stable")[0])] for found, total in zip(self.candidates, totals, strict=True)]
 
     def right(self, totals: Sequence[Array]) -> NDArray[np.bool_]:
-        """Whether the best candidate makes a right rewrite: one that holds everything that gold adds."""
-        return np.array([rewritten_right(case, term) for case, term in zip(self.cases, self.first(totals), strict=True)])
+        """Whether the best candidate alone makes a right rewrite: one that holds everything that gold adds."""
+        return np.array([rewritten_right(case, case.terms[first].text) for case, first in zip(self.cases, self.first(totals), strict=True)])
 
     def names_it(self, totals: Sequence[Array]) -> NDArray[np.bool_]:
         """Whether the best candidate is the right thing, or a part of it."""
@@ -128,7 +139,8 @@ class Combined:
         return np.array([combined_features(found, total, values, float(sure)) for found, total, values, sure in plain])
 
     def fit_confidence(self, rows: Array, right: NDArray[np.bool_], chosen: NDArray[np.int64]) -> dict[str, Any]:
-        return fit_logistic(rows[chosen], right[chosen], self.weights[chosen], combined_names(self.sources), COMBINED_PENALTY)
+        names = combined_names(self.sources)[: rows.shape[1]]
+        return fit_logistic(rows[chosen], right[chosen], self.weights[chosen], names, COMBINED_PENALTY)
 
     def crossed(self) -> Crossed:
         """Every case ranked by what never saw its author."""
@@ -138,16 +150,64 @@ class Combined:
             weights = self.fit(np.flatnonzero(~test).tolist())
             for i in np.flatnonzero(test).tolist():
                 totals[i] = self.total(i, weights)
-        rows, right = self.rows(totals), self.right(totals)
+        rows, right, two, lacks = self.rows(totals), self.right(totals), np.zeros(len(self.cases), dtype=bool), None
+        if self._read_again is not None:
+            firsts = self.first(totals)
+            seconds, lack = self._seconds(firsts)
+            wanted = self._wanted(firsts, seconds)
+            probable = np.zeros(len(self.cases))
+            for test in parts:
+                logistic = Logistic.of(self._fit_lacks(seconds, wanted, lack & ~test))
+                probable[test] = [logistic(second.features) if second is not None else 0.0 for second, chosen in zip(seconds, test, strict=True) if chosen]
+            two, lacks = probable >= LACKS, self._fit_lacks(seconds, wanted, lack)
+            rows = np.hstack([rows, np.array([second_look(second, float(p)) for second, p in zip(seconds, probable, strict=True)])])
+            right = np.where(two, self._both_right(firsts, seconds), right)
         confidence = np.zeros(len(self.cases))
         for test in parts:
             logistic = Logistic.of(self.fit_confidence(rows, right, np.flatnonzero(~test)))
             confidence[test] = [logistic(row) for row in rows[test]]
-        return Crossed(rows, confidence, right, self.names_it(totals))
+        return Crossed(rows, confidence, right, self.names_it(totals), two, lacks)
+
+    def _seconds(self, firsts: Sequence[int]) -> tuple[list[Second | None], NDArray[np.bool_]]:
+        """(what the second reading of each case finds beside its first term, the cases that tell whether that is lacking: those whose first term is right)."""
+        assert self._read_again is not None
+        pointer = POINTERS[0]
+        again = self._read_again([(case, first, found.line_scores) for case, first, found in zip(self.cases, firsts, self.candidates, strict=True)])
+        seconds = [
+            second_of(found.scene, found.terms, first, found.points[pointer], rest_of(found.terms, found.terms[first]), said)
+            for found, first, said in zip(self.candidates, firsts, again, strict=True)
+        ]
+        return seconds, np.array([case.resolvable and case.grades[first] >= 1 and one is not None for case, first, one in zip(self.cases, firsts, seconds, strict=True)])
+
+    def _wanted(self, firsts: Sequence[int], seconds: Sequence[Second | None]) -> NDArray[np.bool_]:
+        """Whether each case lacks what its second reading found."""
+        some = zip(self.cases, firsts, seconds, strict=True)
+        return np.array(
+            [
+                second is not None and case.resolvable and not says_all(case, case.terms[first], int(case.grades[first])) and missing(case, first)[second.index]
+                for case, first, second in some
+            ]
+        )
+
+    def _both_right(self, firsts: Sequence[int], seconds: Sequence[Second | None]) -> NDArray[np.bool_]:
+        """Whether first and second term together make a right rewrite, and both name something that gold adds: naming two because one may be right is not right."""
+        return np.array(
+            [
+                second is not None
+                and bool(case.grades[[first, second.index]].min() >= 1)
+                and rewritten_right(case, both(case.scene.question, case.terms[first], case.terms[second.index]))
+                for case, first, second in zip(self.cases, firsts, seconds, strict=True)
+            ]
+        )
+
+    def _fit_lacks(self, seconds: Sequence[Second | None], wanted: NDArray[np.bool_], some: NDArray[np.bool_]) -> dict[str, Any]:
+        rows = np.array([second.features for second, chosen in zip(seconds, some, strict=True) if chosen and second is not None])
+        return fit_logistic(rows, wanted[some], np.ones(len(rows)), SECOND_FEATURES, LACKS_PENALTY)
 
 
-def fit_combinations(found: Sequence[Case], scored: Scored, said: Mapping[str, Said]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def fit_combinations(found: Sequence[Case], scored: Scored, said: Mapping[str, Said], read_again: ReadAgain | None = None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """(the entries ``combined`` of meta.json, figures across the held authors), for what runs together of the sources in ``said``: the pointers, the reader, all of them.
+    ``read_again``: see :class:`Combined`; needed where the first of the pointers speaks.
 
     :raises InputError: where the questions that all of them answered are not of two authors.
     """
@@ -159,7 +219,7 @@ def fit_combinations(found: Sequence[Case], scored: Scored, said: Mapping[str, S
     pointers, others = [name for name in POINTERS if name in said], [name for name in SOURCES if name in said and name not in POINTERS]
     entries, figures = [], {}
     for some in [pointers, others, pointers + others] if pointers and others else [pointers + others]:
-        entry, figures["+".join(some)] = _fit(Combined(found, scored, {name: said[name] for name in some}))
+        entry, figures["+".join(some)] = _fit(Combined(found, scored, {name: said[name] for name in some}, read_again))
         entries.append(entry)
     return entries, figures
 
@@ -171,6 +231,7 @@ def _fit(held: Combined) -> tuple[dict[str, Any], dict[str, Any]]:
         "sources": list(held.sources),
         "weights": list(weights),
         "confidence": held.fit_confidence(crossed.rows, crossed.right, np.arange(len(held.cases))),
+        "lacks": crossed.lacks,
         "threshold": held.threshold(~held.quotes, crossed.confidence, crossed.right),
         "reply_threshold": held.threshold(held.quotes, crossed.confidence, crossed.right),
     }  # fmt: skip
@@ -178,7 +239,8 @@ def _fit(held: Combined) -> tuple[dict[str, Any], dict[str, Any]]:
     figures = {
         "questions": len(held.cases), "resolvable": int(some.sum()), "authors": sorted(set(held.authors.tolist())), "most_wrong": MOST_WRONG, "weights": list(weights),
         "threshold": entry["threshold"], "reply_threshold": entry["reply_threshold"],
-        "first_names_it": float(crossed.named[some].mean()), "first_right": float(crossed.right[some].mean()),
+        "first_names_it": float(crossed.named[some].mean()), "right": float(crossed.right[some].mean()),
+        "two_put_in": int(crossed.two[some].sum()), "two_right": int((crossed.two & crossed.right)[some].sum()),
         "trees_alone": _alone(held, some, 0), **{f"{name}_alone": _alone(held, some, 1 + index) for index, name in enumerate(held.sources)},
         "curve": held.curve(~held.quotes, crossed.confidence, crossed.right), "replies": held.reply_figures(crossed.named, crossed.right),
         "reply_curve": held.curve(held.quotes, crossed.confidence, crossed.right),

