@@ -201,8 +201,14 @@ class Combined:
         )
 
     def _fit_lacks(self, seconds: Sequence[Second | None], wanted: NDArray[np.bool_], some: NDArray[np.bool_]) -> dict[str, Any]:
+        """Where no case of ``some`` lacks what was found, or all of them do, their share alone decides."""
         rows = np.array([second.features for second, chosen in zip(seconds, some, strict=True) if chosen and second is not None])
-        return fit_logistic(rows, wanted[some], np.ones(len(rows)), SECOND_FEATURES, LACKS_PENALTY)
+        lacking, n = int(wanted[some].sum()), len(rows)
+        if lacking in (0, n):
+            nothing = [0.0] * len(SECOND_FEATURES)
+            bias = float(np.log((lacking + 0.5) / (n - lacking + 0.5)))
+            return {"features": list(SECOND_FEATURES), "mean": nothing, "scale": [1.0] * len(nothing), "weights": nothing, "bias": bias - float(n == 0)}
+        return fit_logistic(rows, wanted[some], np.ones(n), SECOND_FEATURES, LACKS_PENALTY)
 
 
 def fit_combinations(found: Sequence[Case], scored: Scored, said: Mapping[str, Said], read_again: ReadAgain | None = None) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -43,6 +43,13 @@ def test_each_source_has_weights_of_its_own_and_so_have_both(tmp_path: Path) -> 
     assert figures["reader"]["two_put_in"] == 0
     assert figures["pointer"]["right"] > figures["pointer"]["pointer_alone"]["first_right"], "what says two things gets both"
     assert figures["pointer"]["first_names_it"] > figures["reader"]["first_names_it"]
+
+    def blind(asked: Sequence[tuple[Case, int, Array]]) -> list[Array]:
+        return [np.where(lacking(case, first)[rest_of(case.terms, case.terms[first])], -3.0, 3.0) for case, first, _ in asked]
+
+    entries, figures = fit_combinations(found, scored, {"pointer": right}, blind)
+    assert figures["pointer"]["two_put_in"] == 0, "a pointer that never finds what is lacking is never believed"
+    assert entries[0]["lacks"]["features"] == list(SECOND_FEATURES)
     alone = {case.id: right[case.id] for case in found if author(case.id) == author(found[0].id)}
     with pytest.raises(InputError, match="are of 1 authors"):
         fit_combinations(found, scored, {"pointer": alone}, read_again)
