@@ -13,7 +13,7 @@ import numpy as np
 from core.antecedent_features import TERM_FEATURES, Array, Scene, asks_for_two
 from core.antecedents import Term
 from core.grounding import squeeze
-from core.second_reading import LACKS, Second
+from core.second_reading import LACKS, SECOND_FEATURES, Second
 
 #: Encoders that point at a term, each in the file of its name; trained apart from each other.
 POINTERS = ("pointer", "second_pointer")
@@ -36,7 +36,9 @@ _ALWAYS = (
     "asks_for_two",
 )
 _OF_A_SOURCE = ("first", "margin", "best", "agrees")
-_OF_THE_SECOND = ("second_best", "second_margin", "second_kin", "lacks", "two_put_in")
+#: Features of the second reading that the confidence hears too.
+_HEARD_AGAIN = SECOND_FEATURES[:3]
+_OF_THE_SECOND = (*(f"second_{name}" for name in _HEARD_AGAIN), "lacks", "two_put_in")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,8 @@ def reads_again(sources: Iterable[str]) -> bool:
 
 def second_look(second: Second | None, lacks: float) -> list[float]:
     """What the second reading adds to the features of the confidence; ``lacks`` is the probability that the question lacks what it found."""
-    return [*(second.features[: len(_OF_THE_SECOND) - 2] if second is not None else [0.0] * (len(_OF_THE_SECOND) - 2)), lacks, float(lacks >= LACKS)]
+    heard = second.features[: len(_HEARD_AGAIN)] if second is not None else [0.0] * len(_HEARD_AGAIN)
+    return [*heard, lacks, float(lacks >= LACKS)]
 
 
 def combined_features(found: Candidates, total: Array, values: Mapping[str, Array], plain: float) -> Array:

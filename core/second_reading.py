@@ -53,11 +53,10 @@ def second_of(scene: Scene, terms: Sequence[Term], first: int, points: Array, re
     best = int(np.argmax(again))
     index, other = rest[best], terms[rest[best]]
     kin = np.array([terms[i].key in other.key or other.key in terms[i].key for i in rest])
-    rivals, own = again[~kin], terms[first]
-    first_kin = [i for i in rest if not (terms[i].key in other.key or other.key in terms[i].key)]
+    rivals, read_first, own = again[~kin], points[np.array(rest)[~kin]], terms[first]
     features = np.array([
         again[best], again[best] - (rivals.max() if rivals.size else again.min() - 1.0), np.logaddexp.reduce(again[kin]), asks_for_two(scene.question), points[index],
-        points[first] - points[index], points[index] - (points[first_kin].max() if first_kin else points.min() - 1.0), bool(set(other.lines) & set(own.lines)),
+        points[first] - points[index], points[index] - (read_first.max() if read_first.size else points.min() - 1.0), bool(set(other.lines) & set(own.lines)),
         min(abs(a - b) for a in other.lines for b in own.lines), "L" in other.tags, "L" in own.tags, len(other.text), len(scene.question),
     ])  # fmt: skip
     return Second(index, features)

@@ -12,15 +12,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from core.antecedents import Term, latin_words
+from core.antecedents import Term
 from core.grounding import squeeze
 from core.second_reading import asked_again, rest_of
 from scripts.training.ranker_data import Case, grade, rewritten_right
 
 #: Of the questions that lack nothing any more, so many are kept for each that still lacks something.
 COMPLETE = 1.5
-#: A part in Chinese characters names something when it is that long.
-_LEAST_PART = 2
 
 
 def second_cases(found: Sequence[Case], held: int, seed: int) -> list[tuple[int, Case]]:
@@ -57,7 +55,7 @@ def missing(case: Case, first: int) -> NDArray[np.bool_]:
         term = case.terms[index]
         if holds_foreign(case, term) or not grade(question, gold, term):
             continue
-        wanted[index] = any(word in term.key for word in lacks) if case.must_contain else case.grades[index] >= 1 and _names(term)
+        wanted[index] = any(word in term.key for word in lacks) if case.must_contain else case.grades[index] >= 1
     return wanted
 
 
@@ -77,7 +75,3 @@ def after(case: Case, first: int, wanted: NDArray[np.bool_] | None) -> Case:
         case, id=f"{case.id}+", gold=case.gold if targets.any() else None, scene=asked_again(case.scene, case.terms[first]), terms=terms,
         grades=np.where(targets, np.maximum(case.grades[kept], 1), 0), antecedent=antecedent,
     )  # fmt: skip
-
-
-def _names(term: Term) -> bool:
-    return bool(latin_words(term.text)) or len(term.key) >= _LEAST_PART
