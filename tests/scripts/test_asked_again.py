@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 
 from core.antecedent_features import Array
 from scripts.training.asked_again import second_cases
-from scripts.training.ranker_data import Case, cases
+from scripts.training.pointer import with_more
+from scripts.training.ranker_data import Case, author, cases
 from scripts.training.span_training import Material, SpanSettings, with_asked_again
+from tests.scripts.few_windows import few_windows
 
 TEXTS = ["srt 推流老断，换 rist 试试？", "先别换，latency 参数调大，缓冲够了就不断", "中午吃啥", "楼下的麻辣烫"]
 
@@ -60,6 +63,17 @@ def test_an_authors_list_says_whether_two_are_needed() -> None:
 def test_the_held_fold_and_questions_without_gold_are_not_asked_again() -> None:
     assert second_cases([asked(*TWO)], 0, 1) == []
     assert second_cases([asked("今天周几", None, [])], 9, 1) == []
+
+
+def test_more_windows_may_be_of_one_author_and_are_not_taken_twice(tmp_path: Path) -> None:
+    lines = few_windows(tmp_path / "few.jsonl", 2).read_text(encoding="utf-8").splitlines()
+    one = [line for line in lines if '"t4-' in line]
+    others = [line for line in lines if line not in one]
+    files = [tmp_path / "others.jsonl", tmp_path / "one.jsonl"]
+    for path, some in zip(files, (others, [*one, others[0]]), strict=True):
+        path.write_text("\n".join(some), encoding="utf-8")
+    windows, more = with_more(files[:1], files[1:])
+    assert [len(windows), [author(window["id"]) for window in more]] == [len(others), ["t4", "t4"]]
 
 
 @pytest.mark.parametrize(("share", "again"), [(0.0, 0), (0.5, 4), (2.0, 16)])
