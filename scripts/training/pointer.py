@@ -21,10 +21,11 @@ from core.antecedent_features import Array
 from core.antecedent_pointer import POINTER_FORMAT, AntecedentPointer
 from core.encoder import EncoderFile
 from core.errors import InputError
+from core.span_head import HEAD
 from scripts.arguments import need, one_line_errors
 from scripts.training.asked_again import after
 from scripts.training.data import data_hash
-from scripts.training.e5 import differences, load_encoder
+from scripts.training.e5 import differences, head_arrays, load_encoder
 from scripts.training.held_out import held_out, measured_by, measured_in_parts, points_by_case, write_said
 from scripts.training.lineage import data_that_made_it, version_of, weights
 from scripts.training.machine import AUTOCAST_HELP, prepare_machine
@@ -33,7 +34,7 @@ from scripts.training.pointer_start import mean_weights, weights_file
 from scripts.training.ranker_data import Case, read_windows
 from scripts.training.same_run import same_run
 from scripts.training.source_figures import first_right
-from scripts.training.span_model import Item, head_arrays
+from scripts.training.span_model import Item
 from scripts.training.span_training import CONSTRUCTED_HELP, SpanSettings, constructed_first, plan, teach, with_asked_again
 
 #: Questions that a process measures at a time.
@@ -43,7 +44,7 @@ PART = 200
 def write(model: Any, file: EncoderFile, rank: int, digest: str, path: Path) -> None:
     """The form that :class:`core.antecedent_pointer.AntecedentPointer` reads."""
     trained = {name.removeprefix("encoder."): value.detach() for name, value in model.named_parameters() if name.startswith("encoder.") and value.requires_grad}
-    arrays: dict[str, Any] = {**differences(file, trained, rank), **head_arrays(model.head)}
+    arrays: dict[str, Any] = {**differences(file, trained, rank), **head_arrays(model.head, HEAD)}
     about: dict[str, Any] = {"format": np.array(POINTER_FORMAT), "version": np.array(version_of("pointer", weights(arrays))), "data_hash": np.array(digest)}
     np.savez_compressed(path, **about, **arrays)
 

@@ -17,10 +17,11 @@ from core.pointer_reading import LINES
 from core.span_head import HEAD
 from scripts.training import base as bases
 from scripts.training.base import Base
+from scripts.training.e5 import head_arrays
 from scripts.training.lineage import version_of, weights
 from scripts.training.machine import bfloat16_products
 from scripts.training.ranker_data import Case
-from scripts.training.span_model import Item, head_arrays, item_of, make_head
+from scripts.training.span_model import Item, item_of, make_head
 from scripts.training.span_training import TOGETHER
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def write(model: Any, base: Base, digest: str, out: Path) -> None:
     identity = {"base": base.name, "tokenizer_hash": base.tokenizer_hash, "shape": bases.identity_shape(bases.base_config(base)), "prompts": {"reader": READING}}
     (adapter / bases.IDENTITY).write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
     lora_gguf.convert(adapter, base.folder, out / ADAPTER)
-    head = head_arrays(model.head)
+    head: dict[str, Any] = head_arrays(model.head, HEAD)
     version = version_of("reader", (out / ADAPTER).read_bytes(), weights(head))
     about: dict[str, Any] = {"format": np.array(READER_FORMAT), "version": np.array(version), "data_hash": np.array(digest)}
     np.savez_compressed(out / HEAD_FILE, **about, **head)

