@@ -190,6 +190,8 @@ class DialogueResolver:
 
     async def _candidates(self, question: Question) -> list[Candidate]:
         edits = await self._worker.run(self._editor.edits, question, MOST_EDITS) if self._editor is not None else []
+        if self._editor is not None and not edits:
+            return []
         try:
             return await candidates_of(question, edits, self._writer, self._calibration.prompt)
         except BackendError as error:
