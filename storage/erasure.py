@@ -18,6 +18,7 @@ from core.messages import ContextLine, ConversationKey, MessageKind, Recall, Ref
 from storage.bulk import stored_messages
 from storage.engine import insert_new
 from storage.models import adjudications, labels, messages, questions, replies, review_queue, rewrites
+from storage.quotations import cut_quotations
 
 MAY_COME_AGAIN = timedelta(days=2)
 """Platforms push a message again hours later, and after each new connection: what a member wanted forgotten must not come back with it."""
@@ -93,6 +94,7 @@ def recall_message(connection: Connection, recall: Recall, now: datetime) -> boo
         # A context line shows a whole utterance under the id of one of its messages.
         siblings = sa.select(messages.c.message_id).where(*where[:2], messages.c.utterance_id == row.utterance_id)
         erased.message_ids.update(connection.scalars(siblings))
+    erased.message_ids |= cut_quotations(connection, recall.conversation, erased.names, row.text)
     erase_derived(connection, erased, _mentions(erased))
     return True
 
@@ -106,6 +108,7 @@ def forget_member(connection: Connection, platform: str, sender_id: str, now: da
         by_chat.setdefault(row.chat_id, Erased(ConversationKey(platform, row.chat_id))).add(row)
     connection.execute(sa.delete(questions).where(questions.c.platform == platform, questions.c.sender_id == sender_id))
     for erased in by_chat.values():
+        erased.message_ids |= cut_quotations(connection, erased.conversation, erased.names)
         erase_derived(connection, erased)
     connection.execute(sa.update(messages).where(*own, messages.c.received_at >= now - MAY_COME_AGAIN).values(recalled_at=now, **_MARK))
     connection.execute(sa.delete(messages).where(*own))

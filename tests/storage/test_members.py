@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from core.messages import ConversationKey
+from core.messages import ConversationKey, Recall
 from core.ports import OutgoingReply
 from storage.engine import Database
 from storage.inbox import SqlInbox
@@ -218,3 +218,48 @@ async def test_forgetting_many_messages_over_several_pages(database: Database, p
     assert len(rows) == 450
     assert all(row.question.context == () for row in rows)
     assert b"quokka" not in bytes_on_disk(path)
+
+
+@pytest.fixture
+async def quoting(database: Database) -> Database:
+    """u-gone said two things; u2 quotes the first as text and asks, u3 quotes the second and remarks, u4 quotes u5."""
+    inbox, log = SqlInbox(database), SqlQuestionLog(database)
+    first, second = message(1, "大家用 zebrafish 吧", sender="u-gone"), message(2, "我用的是 quokka", sender="u-gone")
+    asks = message(3, "「名字u-gone：大家用 zebrafish 吧」\n- - - - -\n这个怎么装？", sender="u2")
+    more = message(4, "在 TX2 上", sender="u2")
+    remarks = message(5, "「名字u-gone：我用的是 quokka」\n- - - - -\n我也是", sender="u3")
+    other = message(6, "「名字u5：今天吃什么」\n- - - - -\n面", sender="u4")
+    later = message(7, "怎么升级？", sender="u5")
+    await inbox.add([first, second, asks, more, remarks, other, later])
+    await log.record(*ask(asks, more, context=(first,)))
+    await log.record(*ask(later, context=(asks, remarks, other)))
+    await SqlOutbox(database).enqueue(OutgoingReply(GROUP, "zebrafish 这样装", f"reply:{asks.key}", reply_to="m3", mention="u2"))
+    return database
+
+
+async def texts(database: Database) -> list[str]:
+    async with database.read() as connection:
+        return list(await connection.scalars(sa.select(messages.c.text).order_by(messages.c.message_id)))
+
+
+@pytest.mark.sqlite
+async def test_what_others_quoted_of_a_member_is_forgotten_too(quoting: Database, path: Path) -> None:
+    await SqlMembers(quoting).forget("feishu", "u-gone")
+    on_disk = bytes_on_disk(path)
+    assert b"zebrafish" not in on_disk
+    assert b"quokka" not in on_disk
+    assert [text for text in await texts(quoting) if text] == ["这个怎么装？", "在 TX2 上", "我也是", "「名字u5：今天吃什么」\n- - - - -\n面", "怎么升级？"]
+    (row,) = [row async for row in SqlQuestionLog(quoting).export_rows()]
+    assert [line.text for line in row.question.context] == ["「名字u5：今天吃什么」\n- - - - -\n面"]
+
+
+@pytest.mark.parametrize("shown", ["我用的是 quokka", "我用的是…"])
+async def test_a_recalled_message_is_taken_out_of_quotations_of_it_alone(quoting: Database, shown: str) -> None:
+    inbox = SqlInbox(quoting)
+    await inbox.add([message(8, f"「名字u-gone：{shown}」\n- - - - -\n同问", sender="u3")])
+    assert await inbox.recall(Recall("feishu", "g1", "m2", START))
+    left = await texts(quoting)
+    assert [text for text in left if "quokka" in text or "我用的是" in text] == []
+    assert left[2] == "「名字u-gone：大家用 zebrafish 吧」\n- - - - -\n这个怎么装？", "another message of his"
+    assert left[4] == "我也是"
+    assert left[7] == "同问"
