@@ -103,9 +103,12 @@ class Consent:
         return erased
 
     async def _remembered(self, platform: str, sender_id: str) -> list[Message]:
+        """The member's messages that memory may still hold, and those of others that quote him as text."""
         found: list[Message] = []
         for conversation in [known for known in self._conversations if known.platform == platform]:
-            found += [message for message in await self._inbox.recent(conversation, _REMEMBERED) if message.sender_id == sender_id]
+            recent = await self._inbox.recent(conversation, _REMEMBERED)
+            names = {sender_id, *(message.shown_name for message in recent if message.sender_id == sender_id)}
+            found += [message for message in recent if message.sender_id == sender_id or split_quote(message.text)[0] in names]
         return found
 
     async def _on_message(self, event: MessageStored) -> None:

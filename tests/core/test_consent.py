@@ -59,3 +59,25 @@ async def test_a_wish_that_cannot_be_stored_is_not_pretended(house: House) -> No
     with pytest.raises(StorageError):
         await house.consent.opt_out("feishu", "u1")
     assert house.consent.allows(house.message(1))
+
+
+@pytest.mark.parametrize("wish", ["/dj opt out", "/dj forget me"])
+async def test_who_quoted_them_is_no_line_of_a_later_question(house: House, wish: str) -> None:
+    name = house.message(1, "x", sender="u-gone").shown_name
+    seen: list[Question] = []
+
+    async def asked(event: QuestionAsked) -> None:
+        seen.append(event.question)
+
+    house.bus.subscribe(QuestionAsked, asked)
+    pipeline = Pipeline(house.bus, house.inbox, house.log, Merger(MergeRules()), QuestionFilter(), clock=house.clock)
+    await pipeline.start(live=False)
+    await house.say(1, "大家用 quokka 吧", sender="u-gone")
+    await house.say(2, f"「{name}：大家用 quokka 吧」\n- - - - -\n我也用这个", sender="u3")
+    await house.clock.advance(600)
+    await house.say(3, "好的", sender="u4")
+    await house.say(4, wish, sender="u-gone")
+    await house.say(5, "怎么把它部署到 TX2？", sender="u2")
+    await pipeline.flush()
+    await pipeline.stop()
+    assert [[line.text for line in question.context] for question in seen if "TX2" in question.text] == [["好的"]]
